@@ -1,0 +1,277 @@
+// Package access gets into a running machine: ssh inside the process, against
+// the dropbear that the guest runs, over any connection that reaches it.
+//
+// Both sides are pinned: the guest accepts one key, made for this machine, and
+// [Dial] accepts one host key, made for this machine too. There is nothing to
+// ask and no known_hosts file.
+//
+// Only what wolffia needs of ssh (RFC 4251 to 4254) is here: sessions with a
+// command, with and without a terminal. Port forwarding, agents and passwords
+// are deliberately absent.
+//
+//	c, err := access.Dial(ctx, conn, access.Config{Key: keys.Client, HostKey: keys.Host.PublicKey()})
+//	status, err := c.Run(ctx, access.Command{Argv: []string{"uname", "-a"}, Stdout: os.Stdout})
+package access
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Keys is the pair of ed25519 keys of one machine: the guest's host key and
+// the one that lets us in.
+type Keys struct {
+	Host   ed25519.PrivateKey
+	Client ed25519.PrivateKey
+}
+
+// GenerateKeys makes new keys from random, such as crypto/rand.Reader.
+func GenerateKeys(random io.Reader) (Keys, error) {
+	_, host, err := ed25519.GenerateKey(random)
+	if err != nil {
+		return Keys{}, fmt.Errorf("make the host key: %w", err)
+	}
+	_, client, err := ed25519.GenerateKey(random)
+	if err != nil {
+		return Keys{}, fmt.Errorf("make the client key: %w", err)
+	}
+	return Keys{Host: host, Client: client}, nil
+}
+
+// AuthorizedKey is the line for the guest's authorized_keys, with a newline.
+func (k Keys) AuthorizedKey() (string, error) {
+	pub, err := ssh.NewPublicKey(k.Client.Public())
+	if err != nil {
+		return "", fmt.Errorf("encode the client key: %w", err)
+	}
+	return string(ssh.MarshalAuthorizedKey(pub)), nil
+}
+
+// handshakeTimeout bounds how long the guest may take to agree on keys once
+// the connection stands; an emulated guest needs a few seconds at most.
+const handshakeTimeout = 30 * time.Second
+
+// Client is a pinned ssh connection to a machine.
+type Client struct{ ssh *ssh.Client }
+
+// Dial logs in as user over conn, which it owns from then on: it is closed
+// with the client, or when Dial fails.
+func Dial(ctx context.Context, conn net.Conn, user string, keys Keys) (*Client, error) {
+	signer, err := ssh.NewSignerFromKey(keys.Client)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("use the client key: %w", err)
+	}
+	host, err := ssh.NewPublicKey(keys.Host.Public())
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("use the host key: %w", err)
+	}
+	config := &ssh.ClientConfig{
+		User:              user,
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
+		HostKeyCallback:   ssh.FixedHostKey(host),
+		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
+		Config: ssh.Config{
+			KeyExchanges: []string{ssh.KeyExchangeCurve25519},
+			// The cheapest in a guest without AES instructions of its own.
+			Ciphers: []string{ssh.CipherChaCha20Poly1305, ssh.CipherAES128CTR},
+		},
+	}
+	deadline := time.Now().Add(handshakeTimeout)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	conn.SetDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	c, channels, requests, err := ssh.NewClientConn(conn, conn.RemoteAddr().String(), config)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+		c.Close()
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("log in to the machine as %s: %w", user, err)
+	}
+	conn.SetDeadline(time.Time{})
+	return &Client{ssh.NewClient(c, channels, requests)}, nil
+}
+
+// Close ends the connection and every command that runs over it.
+func (c *Client) Close() error { return c.ssh.Close() }
+
+// Size is a terminal's size in characters.
+type Size struct{ Cols, Rows int }
+
+// Command is one program to run in the guest.
+type Command struct {
+	Argv []string // program and arguments, passed on byte for byte; empty runs the login shell
+	Env  []string // "NAME=value", set before the program starts
+	// Stdin is read until its end or the program's, which may leave one read
+	// under way; nil is an empty input.
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer     // nil drops what is written
+	Terminal       string        // with a value such as "xterm", the program gets a terminal of this kind
+	Size           Size          // of the terminal
+	Resize         <-chan Size   // changes of it
+	Signals        <-chan string // signals to pass on, by name without SIG: "INT", "TERM"
+}
+
+// Status is how a command ended.
+type Status struct {
+	Code   int    // exit status 0 to 255; 128 and the signal's number when Signal is set
+	Signal string // the signal that ended it, without SIG; empty after a normal exit
+}
+
+// path is what a program is looked for in; dropbear's own default lacks the
+// sbin folders.
+const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Run starts the command and waits for its end and the last byte it wrote.
+// The error is about the connection; a program that fails is a Status.
+func (c *Client) Run(ctx context.Context, cmd Command) (Status, error) {
+	s, err := c.ssh.NewSession()
+	if err != nil {
+		return Status{}, fmt.Errorf("open a session: %w", err)
+	}
+	defer s.Close()
+	defer context.AfterFunc(ctx, func() { s.Close() })()
+
+	s.Stdout, s.Stderr = discardNil(cmd.Stdout), discardNil(cmd.Stderr)
+	stdin, err := s.StdinPipe()
+	if err != nil {
+		return Status{}, fmt.Errorf("open the command's input: %w", err)
+	}
+	if cmd.Terminal != "" {
+		err := s.RequestPty(cmd.Terminal, max(cmd.Size.Rows, 1), max(cmd.Size.Cols, 1), ssh.TerminalModes{})
+		if err != nil {
+			return Status{}, fmt.Errorf("ask the machine for a terminal: %w", err)
+		}
+	}
+	if line := shellLine(cmd); line == "" {
+		err = s.Shell()
+	} else {
+		err = s.Start(line)
+	}
+	if err != nil {
+		return Status{}, fmt.Errorf("start the command: %w", err)
+	}
+
+	// The input's copier is not waited for: it may sit in a read that only the
+	// person at the keyboard can end.
+	go func() {
+		if cmd.Stdin != nil {
+			io.Copy(stdin, cmd.Stdin)
+		}
+		stdin.Close()
+	}()
+	ended := make(chan struct{})
+	var side sync.WaitGroup
+	side.Go(func() { relay(s, cmd, ended) })
+	err = s.Wait()
+	close(ended)
+	side.Wait()
+	if ctx.Err() != nil {
+		return Status{}, context.Cause(ctx)
+	}
+	return status(err)
+}
+
+// relay passes signals and changes of the terminal's size on until ended.
+func relay(s *ssh.Session, cmd Command, ended <-chan struct{}) {
+	for {
+		select {
+		case <-ended:
+			return
+		case sig := <-cmd.Signals:
+			s.Signal(ssh.Signal(sig))
+		case size := <-cmd.Resize:
+			s.WindowChange(max(size.Rows, 1), max(size.Cols, 1))
+		}
+	}
+}
+
+// status reads what ssh says about a command's end (RFC 4254, 6.10).
+func status(err error) (Status, error) {
+	var exit *ssh.ExitError
+	switch {
+	case err == nil:
+		return Status{}, nil
+	case errors.As(err, &exit) && exit.Signal() != "":
+		return Status{Code: 128 + signalNumber(exit.Signal()), Signal: exit.Signal()}, nil
+	case errors.As(err, &exit):
+		return Status{Code: exit.ExitStatus()}, nil
+	}
+	return Status{}, fmt.Errorf("the connection to the machine ended before the command did: %w", err)
+}
+
+// shellLine writes the command for the guest's shell, which becomes the
+// program by exec, so that signals reach the program itself.
+func shellLine(cmd Command) string {
+	if len(cmd.Argv) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString("export PATH=" + path)
+	for _, e := range cmd.Env {
+		name, value, _ := strings.Cut(e, "=")
+		b.WriteString(" " + name + "=" + quote(value))
+	}
+	b.WriteString("; exec")
+	for _, a := range cmd.Argv {
+		b.WriteString(" " + quote(a))
+	}
+	return b.String()
+}
+
+// quote makes one word of any bytes but NUL for a POSIX shell.
+func quote(s string) string {
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+func discardNil(w io.Writer) io.Writer {
+	if w == nil {
+		return io.Discard
+	}
+	return w
+}
+
+// signalNumbers are Linux's on every architecture that Debian has, for the
+// names that ssh knows.
+var signalNumbers = []struct {
+	name   string
+	number int
+}{
+	{"HUP", 1}, {"INT", 2}, {"QUIT", 3}, {"ILL", 4}, {"TRAP", 5}, {"ABRT", 6}, {"BUS", 7}, {"FPE", 8},
+	{"KILL", 9}, {"USR1", 10}, {"SEGV", 11}, {"USR2", 12}, {"PIPE", 13}, {"ALRM", 14}, {"TERM", 15},
+}
+
+func signalNumber(name string) int {
+	for _, s := range signalNumbers {
+		if s.name == name {
+			return s.number
+		}
+	}
+	return 0
+}
+
+// Output runs argv and gives what it wrote to standard output; a status other
+// than 0 is an error that carries what it wrote to standard error.
+func (c *Client) Output(ctx context.Context, argv ...string) ([]byte, error) {
+	var out, errs bytes.Buffer
+	st, err := c.Run(ctx, Command{Argv: argv, Stdout: &out, Stderr: &errs})
+	if err == nil && st.Code != 0 {
+		err = fmt.Errorf("%s: exit status %d: %s", argv[0], st.Code, bytes.TrimSpace(errs.Bytes()))
+	}
+	return out.Bytes(), err
+}

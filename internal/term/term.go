@@ -1,0 +1,259 @@
+// Package term shows events to people and programs: bars on a terminal, plain
+// lines elsewhere, JSON on request. Nothing below the command line prints by
+// itself; it emits events, and a [Renderer] decides what they look like.
+//
+//	r := term.New(os.Stderr, term.Bars)
+//	defer r.Close()
+//	client.Events = r
+package term
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"wolffia/internal/event"
+)
+
+// Style is how events are shown.
+type Style int
+
+// The styles.
+const (
+	Lines Style = iota // one line when a task that takes time begins, and each note and warning
+	Bars               // a live picture, for terminals only
+	JSON               // one JSON object a line, every event
+	Quiet              // warnings only
+)
+
+// patience is how long a task must run before it earns a line or a bar: what
+// is over sooner only flickers.
+const patience = 150 * time.Millisecond
+
+// frame is how often the bars are drawn again.
+const frame = 100 * time.Millisecond
+
+// maxTasks bounds the tasks that are followed at one time; further ones are
+// not shown.
+const maxTasks = 4096
+
+// Renderer is an event.Sink that writes. Make one with [New] and end it with
+// [Renderer.Close], which leaves a terminal clean.
+type Renderer struct {
+	out   io.Writer
+	style Style
+	now   func() time.Time
+
+	mu     sync.Mutex
+	tasks  map[string]*task
+	order  []string
+	drawn  int // bar lines on the screen now
+	paused bool
+	stop   chan struct{}
+	done   sync.WaitGroup
+}
+
+type task struct {
+	event.Event
+	since time.Time
+	shown bool
+}
+
+// New makes a renderer that writes to out.
+func New(out io.Writer, style Style) *Renderer {
+	r := &Renderer{out: out, style: style, now: time.Now, tasks: map[string]*task{}, stop: make(chan struct{})}
+	if style == Bars || style == Lines {
+		r.done.Go(r.tick)
+	}
+	return r
+}
+
+// Close wipes the bars and ends the renderer's goroutine.
+func (r *Renderer) Close() {
+	r.mu.Lock()
+	select {
+	case <-r.stop:
+	default:
+		close(r.stop)
+	}
+	r.mu.Unlock()
+	r.done.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wipe()
+}
+
+// Pause wipes the bars and holds further ones back until Resume, while
+// something else owns the terminal. Warnings and notes are still written.
+func (r *Renderer) Pause() { r.setPaused(true) }
+
+// Resume ends Pause.
+func (r *Renderer) Resume() { r.setPaused(false) }
+
+func (r *Renderer) setPaused(p bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wipe()
+	r.paused = p
+}
+
+// Emit takes an event.
+func (r *Renderer) Emit(e event.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.style == JSON {
+		b, err := json.Marshal(e)
+		if err == nil {
+			r.out.Write(append(b, '\n'))
+		}
+		return
+	}
+	key := e.Task + "\x00" + e.Subject
+	switch e.Kind {
+	case event.Begin, event.Step:
+		t := r.tasks[key]
+		if t == nil {
+			if len(r.tasks) >= maxTasks {
+				return
+			}
+			t = &task{since: r.now()}
+			r.tasks[key] = t
+			r.order = append(r.order, key)
+		}
+		total := t.Total
+		t.Event = e
+		if t.Total == 0 {
+			t.Total = total
+		}
+	case event.Done, event.Fail:
+		r.forget(key)
+	case event.Note, event.Warn:
+		if r.style == Quiet && e.Kind == event.Note {
+			return
+		}
+		r.wipe()
+		prefix := ""
+		if e.Kind == event.Warn {
+			prefix = "warning: "
+		}
+		r.line("wolffia: " + prefix + message(e))
+	}
+}
+
+func message(e event.Event) string {
+	m := e.Message
+	if m == "" {
+		m = strings.TrimSpace(e.Task + " " + e.Subject)
+	}
+	return m
+}
+
+func (r *Renderer) forget(key string) {
+	if r.tasks[key] == nil {
+		return
+	}
+	delete(r.tasks, key)
+	for i, k := range r.order {
+		if k == key {
+			r.order = append(r.order[:i], r.order[i+1:]...)
+			break
+		}
+	}
+}
+
+func (r *Renderer) tick() {
+	t := time.NewTicker(frame)
+	defer t.Stop()
+	for {
+		select {
+		case <-r.stop:
+			return
+		case <-t.C:
+			r.mu.Lock()
+			r.draw()
+			r.mu.Unlock()
+		}
+	}
+}
+
+// draw shows the tasks that have run long enough: as bars, or as one line each.
+func (r *Renderer) draw() {
+	if r.paused {
+		return
+	}
+	if r.style == Bars {
+		r.wipe()
+	}
+	now := r.now()
+	for _, k := range r.order {
+		t := r.tasks[k]
+		if now.Sub(t.since) < patience {
+			continue
+		}
+		if r.style == Lines {
+			if !t.shown {
+				t.shown = true
+				r.line("wolffia: " + message(event.Event{Task: t.Task, Subject: t.Subject}) + size(t.Event))
+			}
+			continue
+		}
+		if r.drawn < 8 {
+			r.line(bar(t.Event))
+			r.drawn++
+		}
+	}
+}
+
+func (r *Renderer) line(s string) { io.WriteString(r.out, s+"\n") }
+
+func (r *Renderer) wipe() {
+	if r.drawn > 0 {
+		fmt.Fprintf(r.out, "\x1b[%dA\x1b[J", r.drawn)
+		r.drawn = 0
+	}
+}
+
+func size(e event.Event) string {
+	if e.Total == 0 || e.Unit != event.Bytes {
+		return ""
+	}
+	return " (" + Bytes(e.Total) + ")"
+}
+
+// bar is one line of at most 79 columns.
+func bar(e event.Event) string {
+	const width = 24
+	label := strings.TrimSpace(e.Task + " " + e.Subject)
+	if len(label) > 34 {
+		label = label[:33] + "…"
+	}
+	if e.Total <= 0 {
+		if e.Current > 0 && e.Unit == event.Bytes {
+			return fmt.Sprintf("%-34s %s", label, Bytes(e.Current))
+		}
+		return fmt.Sprintf("%-34s …", label)
+	}
+	full := int(min(e.Current, e.Total) * width / e.Total)
+	count := fmt.Sprintf("%d/%d", e.Current, e.Total)
+	if e.Unit == event.Bytes {
+		count = Bytes(e.Current) + "/" + Bytes(e.Total)
+	}
+	return fmt.Sprintf("%-34s %s%s %s", label, strings.Repeat("━", full), strings.Repeat("╌", width-full), count)
+}
+
+// Bytes writes a number of bytes for people, in binary units: "1.5 MiB".
+func Bytes(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, units := float64(n), "KMGTPE"
+	for i := range units {
+		if f /= 1024; f < 1024 || i == len(units)-1 {
+			return fmt.Sprintf("%.1f %ciB", f, units[i])
+		}
+	}
+	return ""
+}
