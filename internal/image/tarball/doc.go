@@ -1,0 +1,2 @@
+// Package tarball reads and writes tar archives as trees.
+package tarball
