@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -82,6 +81,34 @@ func (s *Store) Resume(ctx context.Context, kind, key string, write func(f *os.F
 		}
 		return s.commit(f, final)
 	})
+}
+
+// Replace is [Store.Create] for the few things that change, such as what a mirror
+// said last: the file that write fills takes the place of the one that is there.
+// Readers see the one or the other, whole.
+func (s *Store) Replace(ctx context.Context, kind, key string, write func(f *os.File) error) (path string, err error) {
+	if err := check(kind, key); err != nil {
+		return "", err
+	}
+	l, err := s.lockKey(ctx, kind, key)
+	if err != nil {
+		return "", err
+	}
+	defer l.unlock()
+	path = s.objectPath(kind, key)
+	if err := s.mkdir(filepath.Dir(path)); err != nil {
+		return "", err
+	}
+	f, err := s.tempFile()
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if err := write(f); err != nil {
+		os.Remove(f.Name())
+		return "", s.explain(path, err)
+	}
+	return path, s.explain(path, s.commit(f, path))
 }
 
 // create brackets the making of an object: the lock, the second look, the
@@ -224,10 +251,6 @@ func removeAll(path string) error {
 		return nil
 	})
 	return os.RemoveAll(path)
-}
-
-func releaser(fd int) func() {
-	return sync.OnceFunc(func() { unix.Close(fd) })
 }
 
 // blocks is the room that one file takes on the disk.

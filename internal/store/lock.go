@@ -38,7 +38,7 @@ func tryFlock(fd, how int) (bool, error) {
 // finalizer would drop the lock behind the owner's back.
 func openRaw(path string, flags int) (int, error) {
 	for {
-		fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o666)
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o666)
 		if err == unix.EINTR {
 			continue
 		}

@@ -39,6 +39,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -159,8 +160,27 @@ func (s *Store) used(path string, last time.Time) {
 // Hold is [Store.Get] for longer: the object stays until release is called or
 // the process ends. release may be called more than once.
 func (s *Store) Hold(kind, key string) (path string, release func(), ok bool) {
-	if check(kind, key) != nil {
+	path, fd, ok := s.hold(kind, key)
+	if !ok {
 		return "", nil, false
+	}
+	return path, sync.OnceFunc(func() { unix.Close(fd) }), true
+}
+
+// Open is [Store.Hold] for an object that is a file: it stays until the file,
+// which is open for reading, is closed.
+func (s *Store) Open(kind, key string) (f *os.File, ok bool) {
+	path, fd, ok := s.hold(kind, key)
+	if !ok {
+		return nil, false
+	}
+	return os.NewFile(uintptr(fd), path), true
+}
+
+// hold opens an object and locks it, shared, by the descriptor fd.
+func (s *Store) hold(kind, key string) (path string, fd int, ok bool) {
+	if check(kind, key) != nil {
+		return "", -1, false
 	}
 	path = s.objectPath(kind, key)
 	// An object that is there and locked for itself alone has just been made,
@@ -169,7 +189,7 @@ func (s *Store) Hold(kind, key string) (path string, release func(), ok bool) {
 	for range 2000 {
 		fd, err := openRaw(path, unix.O_RDONLY)
 		if err != nil {
-			return "", nil, false
+			return "", -1, false
 		}
 		got, err := tryFlock(fd, unix.LOCK_SH)
 		if got && isAt(fd, path) {
@@ -177,15 +197,15 @@ func (s *Store) Hold(kind, key string) (path string, release func(), ok bool) {
 			if unix.Fstat(fd, &st) == nil {
 				s.used(path, time.Unix(st.Mtim.Unix()))
 			}
-			return path, releaser(fd), true
+			return path, fd, true
 		}
 		unix.Close(fd)
 		if err != nil {
-			return "", nil, false
+			return "", -1, false
 		}
 		time.Sleep(time.Millisecond)
 	}
-	return "", nil, false
+	return "", -1, false
 }
 
 // Entry is one object, or one unfinished download, in the store.
