@@ -1,40 +1,21 @@
-// Package deb reads binary Debian packages.
+// Package deb opens binary Debian packages: an ar archive of three members,
+// debian-binary, control.tar and data.tar.
+//
+// Subset: format 2.x as in deb(5); members that are not compressed, or
+// compressed by gzip, xz, zstd or (old packages) bzip2. Deliberately absent:
+// the 1990s format 0.93, lzma, and everything that changes a system: nothing
+// here runs a maintainer script, and data.tar is only decompressed. What it
+// holds is for a tar reader, such as image/tarball, to judge.
+//
+// A package is foreign bytes until its checksum has been compared, and some
+// are big: the number of members, what control.tar holds and what data.tar
+// grows to are bounded, and the blocks of an xz stream (a kernel has 17) are
+// decoded side by side.
+//
+// Specifications: deb(5), https://tukaani.org/xz/xz-file-format.txt.
+//
+//	a, err := deb.Open(f, size, deb.Options{})
+//	c, err := a.Control()
+//	fmt.Println(c.Paragraph.Get("Package"), c.Scripts())
+//	n, err := a.ExtractData(ctx, out)
 package deb
-
-import (
-	"context"
-	"io"
-
-	"wolffia/internal/debian/control"
-)
-
-// Options bound what a package may hold. The zero value suits real packages.
-type Options struct {
-	MaxData    int64 // bytes of data.tar, decompressed; 0 means 4 GiB
-	MaxControl int64 // bytes of control.tar, decompressed; 0 means 32 MiB
-	Workers    int   // xz blocks decoded at once; 0 means GOMAXPROCS
-}
-
-// Archive is an open .deb.
-type Archive struct{}
-
-// Control is the contents of control.tar.
-type Control struct {
-	Paragraph *control.Paragraph
-	Files     map[string][]byte // by name, without "control"
-}
-
-// Scripts lists the maintainer scripts and triggers that are there, sorted.
-func (c *Control) Scripts() []string { panic("being written") }
-
-// Open reads the members' headers. ra is used until the Archive is no longer.
-func Open(ra io.ReaderAt, size int64, opts Options) (*Archive, error) { panic("being written") }
-
-// Control unpacks control.tar into memory.
-func (a *Archive) Control() (*Control, error) { panic("being written") }
-
-// ExtractData writes the decompressed data.tar to w from offset 0 and gives
-// its length in bytes.
-func (a *Archive) ExtractData(ctx context.Context, w io.WriterAt) (int64, error) {
-	panic("being written")
-}
