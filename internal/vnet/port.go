@@ -1,6 +1,13 @@
-// Package vnet is layer 2 in user space: ports that carry Ethernet frames, and
-// the switch that joins them.
 package vnet
+
+// MaxFrame is the longest frame any port carries, in bytes: an Ethernet header
+// with one 802.1Q tag and the longest IP packet, which a port with
+// segmentation offload may carry whole.
+const MaxFrame = 14 + 4 + 65535
+
+// MinFrame is the shortest frame: an Ethernet header. Padding to the 60 bytes
+// of a real wire is not asked for.
+const MinFrame = 14
 
 // Port is anything that frames can be read from and written to: a machine's
 // network card, the gateway, a tap, a test.
@@ -8,19 +15,22 @@ package vnet
 // Frames are whole Ethernet frames without preamble and checksum. One
 // goroutine may read while another writes; neither method is called twice at
 // the same time. Both return an error that wraps net.ErrClosed once the port
-// is closed, from whichever side.
+// is closed, from whichever side the port can tell.
 type Port interface {
 	// ReadFrames fills up to len(bufs) of the caller's frames and says how
 	// many; it blocks until there is at least one. Each buffer's Data is
-	// resliced to the frame read; a frame longer than its buffer is dropped
-	// and counted by the port.
+	// filled from its start up to its capacity, and resliced to the frame
+	// read, so the same batch can be passed again and again; Offload is set,
+	// too. A frame longer than its buffer is dropped.
 	ReadFrames(bufs []Frame) (int, error)
-	// WriteFrames sends the frames in order and says how many were taken.
-	// Frames that the peer has no room for are dropped, not waited for: a
-	// slow machine must not stall its network. The buffers may be reused when
-	// it returns.
+	// WriteFrames sends the frames in order and says how many the peer took;
+	// the others are lost. It may wait while the peer has no room, and Close
+	// ends the wait: whoever must not be stalled by a slow peer keeps a
+	// bounded queue before the port, as [Switch] does. The buffers may be
+	// reused when it returns.
 	WriteFrames(frames []Frame) (int, error)
-	// Close frees the port and ends calls that are under way.
+	// Close frees the port and ends calls that are under way. Closing twice
+	// is harmless.
 	Close() error
 }
 
@@ -37,13 +47,46 @@ type Frame struct {
 
 // Offload is what a virtio-net header says about a frame (virtio 1.2, 5.1.6).
 type Offload struct {
-	NeedsChecksum bool   // the checksum at ChecksumStart+ChecksumOffset is to be filled in
-	SegmentType   uint8  // 0 none, 1 TCPv4, 4 TCPv6, as virtio's gso_type
+	NeedsChecksum bool   // the checksum at ChecksumStart+ChecksumOff is to be filled in
+	SegmentType   uint8  // [SegmentNone], [SegmentTCPv4] or [SegmentTCPv6]
 	HeaderLen     uint16 // bytes up to the end of the TCP header
 	SegmentSize   uint16 // payload bytes of each segment
-	ChecksumStart uint16
-	ChecksumOff   uint16
+	ChecksumStart uint16 // bytes from the start of the frame to where summing begins
+	ChecksumOff   uint16 // bytes from there to the checksum's field
 }
 
-// Offloader is a Port that can take frames whose Offload is not zero.
+// The segment types, as virtio's gso_type has them.
+const (
+	SegmentNone  = 0
+	SegmentTCPv4 = 1
+	SegmentTCPv6 = 4
+)
+
+// Offloader is a Port that can take frames whose Offload is not zero, if
+// Offloads says so; the answer does not change.
 type Offloader interface{ Offloads() bool }
+
+// Direct is a Port whose WriteFrames never waits and may be called from
+// several goroutines at once, if Direct says so; the answer does not change.
+// Nobody needs a queue before it.
+type Direct interface{ Direct() bool }
+
+func offloads(p Port) bool {
+	o, ok := p.(Offloader)
+	return ok && o.Offloads()
+}
+
+func direct(p Port) bool {
+	d, ok := p.(Direct)
+	return ok && d.Direct()
+}
+
+// NewBatch makes n frames with room for size bytes each, from one allocation.
+func NewBatch(n, size int) []Frame {
+	slab := make([]byte, n*size)
+	frames := make([]Frame, n)
+	for i := range frames {
+		frames[i].Data = slab[i*size : i*size : (i+1)*size]
+	}
+	return frames
+}

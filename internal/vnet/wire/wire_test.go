@@ -1,0 +1,143 @@
+package wire_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"wolffia/internal/vnet"
+	"wolffia/internal/vnet/porttest"
+	"wolffia/internal/vnet/wire"
+)
+
+func TestFD(t *testing.T) {
+	for name, kind := range map[string]wire.Kind{"seqpacket": wire.Seqpacket, "datagram": wire.Datagram} {
+		t.Run(name, func(t *testing.T) {
+			porttest.Run(t, func(t *testing.T) (a, b vnet.Port) {
+				port, guest, err := wire.Socketpair(kind)
+				if err != nil {
+					t.Fatal(err)
+				}
+				other, err := wire.NewFD(guest)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return port, other
+			})
+		})
+	}
+}
+
+func TestFDEndsWithItsPeer(t *testing.T) {
+	port, guest, err := wire.Socketpair(wire.Seqpacket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer port.Close()
+	guest.Close()
+	if _, err := port.ReadFrames(vnet.NewBatch(4, 2000)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("read: %v", err)
+	}
+	if _, err := port.WriteFrames([]vnet.Frame{{Data: make([]byte, 60)}}); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("write: %v", err)
+	}
+}
+
+func TestFDNeedsFrameBoundaries(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[1])
+	if _, err := wire.NewFD(os.NewFile(uintptr(fds[0]), "stream")); err == nil {
+		t.Fatal("a stream socket was taken")
+	}
+}
+
+// TestTap joins two taps by a kernel bridge, in a namespace of its own.
+func TestTap(t *testing.T) {
+	requireTool(t, "ip", "iproute2")
+	for _, vnetHdr := range []bool{false, true} {
+		t.Run(fmt.Sprintf("vnet header %v", vnetHdr), func(t *testing.T) {
+			porttest.Run(t, func(t *testing.T) (a, b vnet.Port) {
+				inNamespace(t, func() {
+					ip(t, "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")
+					var ports []vnet.Port
+					for _, name := range []string{"tap0", "tap1"} {
+						tap, err := wire.OpenTap(wire.TapOptions{Name: name, VNetHdr: vnetHdr})
+						if err != nil {
+							t.Fatal(err)
+						}
+						ports = append(ports, tap)
+						ip(t, "link set "+name+" master br0 up")
+					}
+					ip(t, "link set br0 up")
+					a, b = ports[0], ports[1]
+				})
+				// The bridge learns both sides, so that nothing is lost or doubled.
+				for _, w := range [][2]vnet.Port{{a, b}, {b, a}} {
+					hello := porttest.Frame(0, 60)
+					if w[0] == b {
+						hello[5], hello[11] = hello[11], hello[5]
+					}
+					if _, err := w[0].WriteFrames([]vnet.Frame{{Data: hello}}); err != nil {
+						t.Fatal(err)
+					}
+					for bufs := vnet.NewBatch(1, vnet.MaxFrame); ; {
+						if _, err := w[1].ReadFrames(bufs); err != nil {
+							t.Fatal(err)
+						}
+						if string(bufs[0].Data) == string(hello) {
+							break
+						}
+					}
+				}
+				return a, b
+			})
+		})
+	}
+}
+
+// inNamespace runs f in a fresh network namespace, which lasts as long as what
+// f opens in it. As an ordinary user the whole test must be in a user namespace.
+func inNamespace(t *testing.T, f func()) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread dies with the namespace
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			_ = os.WriteFile("/proc/thread-self/net/../../../sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0)
+			f()
+		}
+		done <- err
+		runtime.Goexit()
+	}()
+	if err := <-done; err != nil {
+		t.Skipf("make a network namespace: %v", err)
+	}
+}
+
+func ip(t *testing.T, args string) {
+	t.Helper()
+	out, err := exec.Command("sh", "-c", "ip "+args).CombinedOutput()
+	if err != nil {
+		t.Errorf("ip %s: %v\n%s", args, err, out)
+	}
+}
+
+func requireTool(t *testing.T, tool, pkg string) {
+	t.Helper()
+	if _, err := exec.LookPath(tool); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("%s is needed: apt install %s", tool, pkg)
+		}
+		t.Skipf("%s is needed: apt install %s", tool, pkg)
+	}
+}
