@@ -35,10 +35,10 @@ func Run(t *testing.T, pair Pair) {
 }
 
 // Frame makes a frame of the suite's kind with size bytes in all, at least 18,
-// that carries n.
+// that carries n. It goes to a group address, so that every bridge passes it on.
 func Frame(n uint32, size int) []byte {
 	b := make([]byte, size)
-	copy(b, []byte{0x02, 0, 0, 0, 0, 2, 0x02, 0, 0, 0, 0, 1})
+	copy(b, []byte{0x03, 0, 0, 0, 0, 2, 0x02, 0, 0, 0, 0, 1})
 	binary.BigEndian.PutUint16(b[12:], EtherType)
 	binary.BigEndian.PutUint32(b[14:], n)
 	r := rand.New(rand.NewPCG(uint64(n), uint64(size)))
