@@ -12,17 +12,22 @@
 //	t := tree.New()
 //	t.MkdirAll("/etc", 0o755)
 //	t.Put("/etc/motd", tree.File(0o644, tree.Bytes("hello\n")))
+//	t.Walk(func(name string, n *tree.Node) error { ... })
 //
-// Deliberately absent: permission checks, access times, and links that are
-// followed during a walk: every method works on the names themselves, except
-// [Tree.Resolve].
+// Trees come from the host ([FromDir]), from archives (package tarball and
+// package cpio, through an [Unpacker]) or from code; they can be laid over each
+// other ([Tree.Merge]), read as an [fs.FS] ([Tree.FS]) and compared
+// ([Manifest], [Digest]).
+//
+// Deliberately absent: permission checks, access and change times, ACLs other
+// than as extended attributes, and links that are followed on the way: every
+// method works on the names themselves, except [Tree.Resolve], [Tree.ReadFile],
+// the view of [Tree.FS], and [Tree.Merge] as it says.
 package tree
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"path"
@@ -43,27 +48,25 @@ const (
 	TypeFIFO    = 0o010000
 )
 
-// MaxPath bounds the length in bytes of a path, as PATH_MAX does on Linux;
-// MaxName bounds one component, as NAME_MAX does.
+// MaxPath bounds the length in bytes of a path, its final NUL included, as
+// PATH_MAX does on Linux; MaxName bounds one component, as NAME_MAX does.
 const (
 	MaxPath = 4096
 	MaxName = 255
 )
 
-// Content is the bytes of a regular file.
-type Content interface {
-	// Size is the length in bytes. It never changes.
-	Size() int64
-	// Open starts reading at byte 0. The reader gives exactly Size bytes.
-	Open() (io.ReadCloser, error)
-}
+var (
+	errNotRegular = errors.New("not a regular file")
+	errNotDir     = errors.New("not a directory")
+	errCycle      = errors.New("a directory can't lie within itself")
+)
 
 // Node is one inode. The zero value is not useful: use [File], [Dir],
 // [Symlink] or [Device].
 type Node struct {
 	Mode         uint32 // type bits and permission bits (07777), as st_mode
 	UID, GID     uint32
-	ModTime      time.Time
+	ModTime      time.Time         // the zero time means the epoch
 	Major, Minor uint32            // of block and character devices
 	Target       string            // of symbolic links
 	Content      Content           // of regular files; nil means empty
@@ -76,9 +79,7 @@ type Node struct {
 func File(perm uint32, c Content) *Node { return &Node{Mode: TypeRegular | perm&0o7777, Content: c} }
 
 // Dir makes an empty directory with the permission bits perm, owned by 0:0.
-func Dir(perm uint32) *Node {
-	return &Node{Mode: TypeDir | perm&0o7777, children: map[string]*Node{}}
-}
+func Dir(perm uint32) *Node { return &Node{Mode: TypeDir | perm&0o7777} }
 
 // Symlink makes a symbolic link to target, which is kept byte for byte.
 func Symlink(target string) *Node { return &Node{Mode: TypeSymlink | 0o777, Target: target} }
@@ -105,24 +106,35 @@ func (n *Node) Size() int64 {
 	return 0
 }
 
-// Open reads the content of a regular file.
-func (n *Node) Open() (io.ReadCloser, error) {
-	if n.Type() != TypeRegular {
-		return nil, errors.New("not a regular file")
-	}
-	if n.Content == nil {
-		return io.NopCloser(bytes.NewReader(nil)), nil
-	}
-	return n.Content.Open()
-}
-
 // Names lists a directory's entries, sorted bytewise.
 func (n *Node) Names() []string { return slices.Sorted(maps.Keys(n.children)) }
 
 // Child is the directory entry called name, or nil.
 func (n *Node) Child(name string) *Node { return n.children[name] }
 
-// Tree is a file tree with a root directory.
+func (n *Node) setChild(name string, c *Node) {
+	if n.children == nil {
+		n.children = map[string]*Node{}
+	}
+	n.children[name] = c
+}
+
+// check refuses nodes that no file system could hold, so that every writer can
+// rely on it.
+func (n *Node) check() error {
+	switch n.Type() {
+	case TypeSocket, TypeRegular, TypeBlock, TypeDir, TypeChar, TypeFIFO:
+		return nil
+	case TypeSymlink:
+		if n.Target == "" || len(n.Target) >= MaxPath || strings.IndexByte(n.Target, 0) >= 0 {
+			return fmt.Errorf("the link's target is empty, longer than %d bytes, or holds a NUL", MaxPath-1)
+		}
+		return nil
+	}
+	return fmt.Errorf("mode %#o has no known file type", n.Mode)
+}
+
+// Tree is a file tree with a root directory. Use [New] to make one.
 type Tree struct{ root *Node }
 
 // New makes a tree of one empty root directory of mode 0755.
@@ -136,7 +148,7 @@ func (t *Tree) Root() *Node { return t.root }
 // "..", NUL bytes, and names longer than the kernel's limits.
 func Clean(name string) (string, error) {
 	if strings.IndexByte(name, 0) >= 0 {
-		return "", fmt.Errorf("path %q holds a NUL byte", name)
+		return "", fmt.Errorf("path %.200q holds a NUL byte", name)
 	}
 	var out strings.Builder
 	for part := range strings.SplitSeq(name, "/") {
@@ -144,9 +156,12 @@ func Clean(name string) (string, error) {
 		case part == "" || part == ".":
 			continue
 		case part == "..":
-			return "", fmt.Errorf("path %q holds \"..\"", name)
+			return "", fmt.Errorf("path %.200q holds \"..\"", name)
 		case len(part) > MaxName:
 			return "", fmt.Errorf("path component %.40q... is longer than %d bytes", part, MaxName)
+		}
+		if out.Len()+1+len(part) >= MaxPath {
+			return "", fmt.Errorf("path %.40q... is longer than %d bytes", name, MaxPath-1)
 		}
 		out.WriteByte('/')
 		out.WriteString(part)
@@ -154,10 +169,15 @@ func Clean(name string) (string, error) {
 	if out.Len() == 0 {
 		return "/", nil
 	}
-	if out.Len() >= MaxPath {
-		return "", fmt.Errorf("path %.40q... is longer than %d bytes", name, MaxPath-1)
-	}
 	return out.String(), nil
+}
+
+// components yields the parts of a cleaned name.
+func components(clean string) func(yield func(string) bool) {
+	if clean == "/" {
+		return func(func(string) bool) {}
+	}
+	return strings.SplitSeq(clean[1:], "/")
 }
 
 // Lookup finds the node called name without following links; a *[fs.PathError]
@@ -168,15 +188,10 @@ func (t *Tree) Lookup(name string) (*Node, error) {
 		return nil, &fs.PathError{Op: "lookup", Path: name, Err: err}
 	}
 	n := t.root
-	for part := range strings.SplitSeq(strings.TrimPrefix(p, "/"), "/") {
-		if part == "" {
-			break
-		}
-		c := n.children[part]
-		if c == nil {
+	for part := range components(p) {
+		if n = n.children[part]; n == nil {
 			return nil, &fs.PathError{Op: "lookup", Path: p, Err: fs.ErrNotExist}
 		}
-		n = c
 	}
 	return n, nil
 }
@@ -194,41 +209,59 @@ func (t *Tree) Get(name string) *Node {
 // Put places n at name. The parent must be a directory that exists. What was
 // there is replaced, except that a directory is never replaced by something
 // else, nor anything else by a directory: that is an error wrapping
-// [fs.ErrExist]. A directory put over a directory passes on its attributes
-// and keeps the entries that are there.
+// [fs.ErrExist]. An empty directory put over a directory passes on its
+// attributes and keeps the entries that are there; one with entries is refused
+// ([Tree.Merge] joins directories).
 func (t *Tree) Put(name string, n *Node) error {
 	p, err := Clean(name)
 	if err != nil {
 		return &fs.PathError{Op: "put", Path: name, Err: err}
 	}
+	if err := n.check(); err != nil {
+		return &fs.PathError{Op: "put", Path: p, Err: err}
+	}
 	if p == "/" {
-		if !n.IsDir() {
-			return &fs.PathError{Op: "put", Path: p, Err: errors.New("the root is a directory")}
+		return putOver(t.root, n, p)
+	}
+	parent := t.root
+	if n == t.root {
+		return &fs.PathError{Op: "put", Path: p, Err: errCycle}
+	}
+	for part := range components(path.Dir(p)) {
+		parent = parent.children[part]
+		switch {
+		case parent == nil:
+			return &fs.PathError{Op: "put", Path: p, Err: fmt.Errorf("parent: %w", fs.ErrNotExist)}
+		case !parent.IsDir():
+			return &fs.PathError{Op: "put", Path: p, Err: fmt.Errorf("parent: %q is %w", part, errNotDir)}
+		case parent == n:
+			return &fs.PathError{Op: "put", Path: p, Err: errCycle}
 		}
-		copyAttributes(t.root, n)
-		return nil
-	}
-	parent, err := t.Lookup(path.Dir(p))
-	if err != nil {
-		return &fs.PathError{Op: "put", Path: p, Err: fmt.Errorf("parent: %w", fs.ErrNotExist)}
-	}
-	if !parent.IsDir() {
-		return &fs.PathError{Op: "put", Path: p, Err: errors.New("parent is not a directory")}
 	}
 	base := path.Base(p)
 	if old := parent.children[base]; old != nil && (old.IsDir() || n.IsDir()) {
-		if !old.IsDir() || !n.IsDir() {
-			return &fs.PathError{Op: "put", Path: p, Err: fs.ErrExist}
-		}
-		copyAttributes(old, n)
-		return nil
+		return putOver(old, n, p)
 	}
-	parent.children[base] = n
+	parent.setChild(base, n)
+	return nil
+}
+
+// putOver puts n over what is there, where one of them is a directory.
+func putOver(old, n *Node, p string) error {
+	switch {
+	case old == n:
+		return nil
+	case !old.IsDir() || !n.IsDir():
+		return &fs.PathError{Op: "put", Path: p, Err: fs.ErrExist}
+	case len(n.children) > 0:
+		return &fs.PathError{Op: "put", Path: p, Err: fmt.Errorf("both directories have entries: %w", fs.ErrExist)}
+	}
+	copyAttributes(old, n)
 	return nil
 }
 
 func copyAttributes(dst, src *Node) {
-	dst.Mode, dst.UID, dst.GID, dst.ModTime, dst.Xattrs = src.Mode, src.UID, src.GID, src.ModTime, src.Xattrs
+	dst.Mode, dst.UID, dst.GID, dst.ModTime, dst.Xattrs = src.Mode, src.UID, src.GID, src.ModTime, maps.Clone(src.Xattrs)
 }
 
 // Link gives the node at old the further name name. Directories can't be linked.
@@ -244,28 +277,39 @@ func (t *Tree) Link(old, name string) error {
 }
 
 // MkdirAll makes the directory name and its missing parents, owned by 0:0 with
-// the permission bits perm. What exists stays as it is, and must be a directory.
+// the permission bits perm. What exists stays as it is, and must be a
+// directory: links are not followed.
 func (t *Tree) MkdirAll(name string, perm uint32) error {
 	p, err := Clean(name)
 	if err != nil {
 		return &fs.PathError{Op: "mkdir", Path: name, Err: err}
 	}
-	n := t.root
-	for part := range strings.SplitSeq(strings.TrimPrefix(p, "/"), "/") {
-		if part == "" {
-			break
-		}
-		c := n.children[part]
-		if c == nil {
-			c = Dir(perm)
-			n.children[part] = c
-		}
-		if !c.IsDir() {
-			return &fs.PathError{Op: "mkdir", Path: p, Err: fmt.Errorf("%q is not a directory", part)}
-		}
-		n = c
+	_, _, err = t.mkdirAll(p, perm)
+	if err != nil {
+		return &fs.PathError{Op: "mkdir", Path: p, Err: err}
 	}
 	return nil
+}
+
+// mkdirAll gives the directory called by the clean name p and counts those
+// that it made.
+func (t *Tree) mkdirAll(p string, perm uint32) (dir *Node, made int, err error) {
+	dir = t.root
+	for part := range components(p) {
+		c := dir.children[part]
+		switch {
+		case c == nil:
+			c = Dir(perm)
+			dir.setChild(part, c)
+			made++
+		case c.Type() == TypeSymlink:
+			return nil, made, fmt.Errorf("%q is a symbolic link, which is not followed, and %w", part, errNotDir)
+		case !c.IsDir():
+			return nil, made, fmt.Errorf("%q is %w", part, errNotDir)
+		}
+		dir = c
+	}
+	return dir, made, nil
 }
 
 // Remove takes the name away, with everything below it. A name that is not
@@ -280,50 +324,14 @@ func (t *Tree) Remove(name string) {
 	}
 }
 
-// Resolve follows symbolic links in every component, the last included, as the
-// kernel would with this tree as its root, and gives the path without links.
-// More than 40 links are a loop. The final name need not exist: then its
-// resolved parent's path and the name are given with [fs.ErrNotExist].
-func (t *Tree) Resolve(name string) (string, *Node, error) {
-	rest := strings.Split(name, "/")
-	cur := []string{}
-	for links := 0; len(rest) > 0; {
-		part := rest[0]
-		rest = rest[1:]
-		switch part {
-		case "", ".":
-			continue
-		case "..":
-			cur = cur[:max(0, len(cur)-1)]
-			continue
-		}
-		p := "/" + strings.Join(append(slices.Clone(cur), part), "/")
-		n := t.Get(p)
-		if n == nil {
-			return p, nil, &fs.PathError{Op: "resolve", Path: name, Err: fs.ErrNotExist}
-		}
-		if n.Type() != TypeSymlink {
-			cur = append(cur, part)
-			continue
-		}
-		if links++; links > 40 {
-			return p, nil, &fs.PathError{Op: "resolve", Path: name, Err: errors.New("too many levels of symbolic links")}
-		}
-		if strings.HasPrefix(n.Target, "/") {
-			cur = cur[:0]
-		}
-		rest = append(strings.Split(n.Target, "/"), rest...)
-	}
-	p := "/" + strings.Join(cur, "/")
-	return p, t.Get(p), nil
-}
-
 // Walk calls fn for every name, parents before children, siblings in bytewise
 // order, the root ("/") first. A node with several names is visited once for
-// each. fn's error ends the walk; [fs.SkipDir] passes over a directory.
+// each. fn's error ends the walk; [fs.SkipDir] passes over a directory, and
+// [fs.SkipAll] ends the walk without an error. fn may change the tree: names
+// removed meanwhile are not visited.
 func (t *Tree) Walk(fn func(name string, n *Node) error) error {
 	err := walk("/", t.root, fn)
-	if err == fs.SkipDir {
+	if err == fs.SkipDir || err == fs.SkipAll {
 		return nil
 	}
 	return err
@@ -333,104 +341,18 @@ func walk(name string, n *Node, fn func(string, *Node) error) error {
 	if err := fn(name, n); err != nil || !n.IsDir() {
 		return err
 	}
+	prefix := name + "/"
+	if name == "/" {
+		prefix = name
+	}
 	for _, c := range n.Names() {
-		if err := walk(path.Join(name, c), n.children[c], fn); err != nil && err != fs.SkipDir {
+		child := n.children[c]
+		if child == nil {
+			continue
+		}
+		if err := walk(prefix+c, child, fn); err != nil && err != fs.SkipDir {
 			return err
 		}
 	}
 	return nil
-}
-
-// Merge lays o over t: directories are joined, everything else is replaced by
-// o's. Where one side has a directory and the other has not, t's symbolic link
-// to a directory stays and is followed (merged /usr); else it is an error.
-// Nodes are shared between the two trees afterwards.
-func (t *Tree) Merge(o *Tree) error {
-	return o.Walk(func(name string, n *Node) error {
-		dir, base := path.Split(name)
-		if name == "/" {
-			return nil
-		}
-		real, d, err := t.Resolve(dir)
-		if err != nil {
-			return err
-		}
-		if !d.IsDir() {
-			return &fs.PathError{Op: "merge", Path: name, Err: errors.New("parent is not a directory")}
-		}
-		dst := path.Join(real, base)
-		if n.IsDir() {
-			if _, have, err := t.Resolve(dst); err == nil && have.IsDir() {
-				if t.Get(dst) == have {
-					copyAttributes(have, n)
-				}
-				return nil
-			}
-			fresh := Dir(n.Mode)
-			copyAttributes(fresh, n)
-			return t.Put(dst, fresh)
-		}
-		return t.Put(dst, n)
-	})
-}
-
-type bytesContent string
-
-// Bytes is content held in memory.
-func Bytes[T ~string | ~[]byte](b T) Content { return bytesContent(b) }
-
-func (b bytesContent) Size() int64 { return int64(len(b)) }
-func (b bytesContent) Open() (io.ReadCloser, error) {
-	return io.NopCloser(strings.NewReader(string(b))), nil
-}
-
-type section struct {
-	open      func() (ReaderAtCloser, error)
-	off, size int64
-}
-
-// ReaderAtCloser is what [Section] reads from; an *os.File is one.
-type ReaderAtCloser interface {
-	io.ReaderAt
-	io.Closer
-}
-
-// Section is content that lies at a byte offset in a larger file, such as an
-// uncompressed archive. open is called once for each reading.
-func Section(open func() (ReaderAtCloser, error), off, size int64) Content {
-	return section{open, off, size}
-}
-
-func (s section) Size() int64 { return s.size }
-func (s section) Open() (io.ReadCloser, error) {
-	f, err := s.open()
-	if err != nil {
-		return nil, err
-	}
-	return &sectionReader{io.NewSectionReader(f, s.off, s.size), f}, nil
-}
-
-type sectionReader struct {
-	*io.SectionReader
-	f io.Closer
-}
-
-func (r *sectionReader) Close() error { return r.f.Close() }
-
-// ReadFile gives the content of the regular file called name, following links.
-// It refuses files of more than limit bytes.
-func (t *Tree) ReadFile(name string, limit int64) ([]byte, error) {
-	_, n, err := t.Resolve(name)
-	if err != nil {
-		return nil, err
-	}
-	if n.Size() > limit {
-		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("%d bytes are more than the limit of %d", n.Size(), limit)}
-	}
-	r, err := n.Open()
-	if err != nil {
-		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
-	}
-	defer r.Close()
-	return io.ReadAll(r)
 }
