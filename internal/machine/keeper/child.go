@@ -1,0 +1,212 @@
+package keeper
+
+import (
+	"encoding/binary"
+	"math"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// addrNoRandomize is ADDR_NO_RANDOMIZE of personality(2).
+const addrNoRandomize = 0x0040000
+
+// child is the keeper's own side.
+type child struct {
+	mode Mode
+	ctl  int // socket to the parent; end of file means: kill everything
+
+	mu   sync.Mutex
+	main int // the program's pid; 0 before it runs and after it was reaped
+}
+
+// keep runs as the keeper; args are what own put after argv[0].
+func keep(args []string) int {
+	runtime.LockOSThread() // parent-death signals and personality belong to a thread
+	if len(args) < 5 {
+		return 2
+	}
+	ctl, err := strconv.Atoi(args[1])
+	if err != nil || ctl < 3 {
+		return 2
+	}
+	syscall.CloseOnExec(ctl)
+	// What the parent inherited by accident from its own parent ends here.
+	_ = unix.CloseRange(uint(ctl), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	k := &child{mode: Mode(args[0]), ctl: ctl}
+	if k.mode == Namespace {
+		// Set again: the kernel clears it when credentials change. That the
+		// parent died before this shows as end of file on the socket.
+		_ = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0)
+	} else if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return 2
+	}
+	if args[2] == "true" { // where it is forbidden the program has to cope
+		_, _, _ = syscall.RawSyscall(syscall.SYS_PERSONALITY, addrNoRandomize, 0, 0)
+	}
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	return k.run(args[3], args[4:])
+}
+
+func (k *child) run(path string, argv []string) int {
+	files := make([]uintptr, k.ctl)
+	for i := range files {
+		files[i] = uintptr(i)
+	}
+	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
+		Env: os.Environ(), Files: files,
+		Sys: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
+	})
+	if err != nil {
+		errno, _ := err.(syscall.Errno)
+		k.send(msgFailed, uint32(errno))
+		return 1
+	}
+	for i := range files {
+		syscall.Close(i) // or the other ends would never see that the program is gone
+	}
+	k.main = pid
+	k.send(msgStarted, uint32(pid))
+	go k.obey()
+
+	var ws syscall.WaitStatus
+	for {
+		var s syscall.WaitStatus
+		got, err := syscall.Wait4(-1, &s, syscall.WALL, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return 1
+		}
+		if got == pid && (s.Exited() || s.Signaled()) {
+			ws = s
+			break
+		}
+	}
+	k.mu.Lock()
+	k.main = 0
+	k.mu.Unlock()
+	if k.mode == Subreaper {
+		killAll()
+	}
+	k.send(msgExited, uint32(ws))
+	return 0
+}
+
+func (k *child) send(kind byte, v uint32) {
+	_ = syscall.Sendto(k.ctl, binary.NativeEndian.AppendUint32([]byte{kind}, v), syscall.MSG_NOSIGNAL, nil)
+}
+
+// obey passes signals on until the parent is gone or wants an end.
+func (k *child) obey() {
+	var b [1]byte
+	for {
+		n, err := syscall.Read(k.ctl, b[:])
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == nil && n == 1:
+			k.mu.Lock()
+			if k.main > 0 {
+				_ = syscall.Kill(k.main, syscall.Signal(b[0]))
+			}
+			k.mu.Unlock()
+			continue
+		case k.mode == Namespace:
+			syscall.Exit(1) // the kernel kills the rest
+		}
+		for _, pid := range descendants(os.Getpid()) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		k.mu.Lock()
+		if k.main > 0 {
+			_ = syscall.Kill(k.main, syscall.SIGKILL)
+		}
+		k.mu.Unlock()
+		return // run sees the program's end and does the rest
+	}
+}
+
+// killAll kills and reaps until the keeper has no child. Orphans become its
+// children, so that nothing escapes by forking.
+func killAll() {
+	for {
+		for _, pid := range descendants(os.Getpid()) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		for {
+			got, err := syscall.Wait4(-1, nil, syscall.WALL|syscall.WNOHANG, nil)
+			if err == syscall.ECHILD {
+				return
+			}
+			if err != syscall.EINTR && got <= 0 {
+				break
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// descendants lists the processes below pid, deepest first: a traced process
+// must be dead before its tracer, or it would run on untraced for a moment.
+func descendants(pid int) []int {
+	parents := map[int][]int{}
+	d, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	names, _ := d.Readdirnames(-1)
+	for _, name := range names {
+		n, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		if pp := parentOf(name); pp > 0 {
+			parents[pp] = append(parents[pp], n)
+		}
+	}
+	var out []int
+	level := []int{pid}
+	for len(level) > 0 && len(out) < 1<<20 {
+		var next []int
+		for _, p := range level {
+			next = append(next, parents[p]...)
+			delete(parents, p)
+		}
+		out = append(next, out...)
+		level = next
+	}
+	return out
+}
+
+// parentOf reads the fourth field of /proc/PID/stat (proc_pid_stat(5)); the
+// second is the command in parentheses and may itself hold any byte.
+func parentOf(pid string) int {
+	b, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return 0
+	}
+	i := len(b) - 1
+	for i >= 0 && b[i] != ')' {
+		i--
+	}
+	if i < 0 || i+4 >= len(b) {
+		return 0
+	}
+	rest := b[i+4:] // ") S "
+	pp := 0
+	for _, c := range rest {
+		if c < '0' || c > '9' {
+			break
+		}
+		pp = pp*10 + int(c-'0')
+	}
+	return pp
+}
