@@ -1,0 +1,181 @@
+package lab
+
+import (
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestStarterParses(t *testing.T) {
+	s, err := Parse("wolffia.yaml", Starter())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := s.Images["base"]
+	if i == nil || !reflect.DeepEqual(i.Packages, []string{"busybox-static", "dropbear-bin"}) || i.Deps != DepsELF {
+		t.Errorf("image is %+v", i)
+	}
+	if i.Files[0].Path != "/etc/motd" || i.Files[0].Content != "Hello from wolffia.\n" {
+		t.Errorf("file is %+v", i.Files[0])
+	}
+	m := s.Machines["alice"]
+	if m == nil || m.Memory != 128*MiB || m.Image != "base" || s.Uplink(m).Name != "lan" {
+		t.Errorf("machine is %+v", m)
+	}
+}
+
+func TestDefaultsAreFilledIn(t *testing.T) {
+	s, err := Parse("wolffia.yaml", []byte("images: {one: {packages: [a]}, two: }\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := s.Machines["two"]
+	if m == nil || m.Image != "two" || m.Memory != DefaultMemory || !reflect.DeepEqual(m.Networks, []string{"lan"}) {
+		t.Errorf("machine is %+v", m)
+	}
+	if got := s.Networks["lan"].Subnet; got != netip.MustParsePrefix("10.0.2.0/24") {
+		t.Errorf("subnet is %v", got)
+	}
+	if empty, err := Parse("wolffia.yaml", nil); err != nil || empty.Images["base"] == nil {
+		t.Errorf("an empty file gives %+v, %v", empty, err)
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	for name, c := range map[string]struct{ text, want string }{
+		"unknown key":       {"images:\n  base:\n    pakcages: [a]\n", `f:3:5: unknown key "pakcages" in image "base"; did you mean "packages"?`},
+		"unknown top key":   {"machnies: {}\n", `f:1:1: unknown key "machnies" in the file; did you mean "machines"?`},
+		"far off key":       {"zzzzzzzz: {}\n", `f:1:1: unknown key "zzzzzzzz" in the file; it may have name, mirror, keyring, images, networks, machines`},
+		"bad memory":        {"machines:\n  alice: {memory: 12 bananas}\n", `f:2:19: "12 bananas" is no size; write one such as 64M or 2G`},
+		"little memory":     {"machines:\n  alice: {memory: 1M}\n", `f:2:19: memory 1M is too small for any Linux; give at least 16M`},
+		"much memory":       {"machines:\n  alice: {memory: 9000T}\n", `f:2:19: memory 9000T is impossible; give at most 1T`},
+		"unknown image":     {"images: {base: }\nmachines:\n  alice: {image: bsae}\n", `f:3:18: unknown image "bsae"; did you mean "base"?`},
+		"unknown network":   {"networks: {lan: }\nmachines:\n  alice: {networks: [lan, lna]}\n", `f:3:27: unknown network "lna"; did you mean "lan"?`},
+		"network twice":     {"networks: {lan: }\nmachines:\n  alice: {networks: [lan, lan]}\n", `f:3:27: machine "alice" is on network "lan" twice`},
+		"no image":          {"images: {a: , b: }\nmachines:\n  alice: {memory: 64M}\n", `f:3:10: machine "alice" names no image; it may be a, b`},
+		"bad backend":       {"machines:\n  alice: {backend: umll}\n", `f:2:20: unknown backend "umll"; did you mean "uml"?`},
+		"bad arch":          {"images: {base: {arch: amd46}}\n", `f:1:23: unknown arch "amd46"; did you mean "amd64"?`},
+		"bad subnet":        {"networks: {lan: {subnet: 10.0.2.1/24}}\n", `f:1:26: network 10.0.2.1/24 has host bits set; did you mean 10.0.2.0/24?`},
+		"bad forward":       {"machines:\n  alice: {networks: [lan], forwards: [nonsense]}\nnetworks: {lan: }\n", `f:2:39: forward "nonsense": the machine's port is missing; write it as 127.0.0.1:5522:22 or 8080:80 or 5353:53/udp`},
+		"forward nowhere":   {"machines:\n  alice: {forwards: [\"1:2\"]}\n", `f:2:22: machine "alice" has forwards, and no network with a gateway to forward over`},
+		"duplicate":         {"images: {base: , base: }\n", `f:1:18: this is no YAML: mapping key "base" already defined at [1:10]`},
+		"list for mapping":  {"images: [base]\n", `f:1:9: images must be a mapping (key: value), and is a list`},
+		"scalar for list":   {"images: {base: {packages: strace}}\n", `f:1:27: packages must be a list ([a, b]), and is "strace"`},
+		"bad name":          {"machines: {Alice: }\n", `f:1:12: machine "Alice": a name is 1 to 63 lower-case letters, digits and dashes, and neither starts nor ends with a dash`},
+		"plain password":    {"images: {b: {users: [{name: joe, password: secret}]}}\n", `f:1:44: this password is no crypt(3) hash; make one with: mkpasswd -m sha-512 (an image holds no plain passwords)`},
+		"file without kind": {"images: {b: {files: [{path: /a}]}}\n", `f:1:22: file /a needs exactly one of from, content, link and directory`},
+		"alias":             {"name: &a x\nmirror: *a\n", `f:1:7: name must be text, and is an anchor or alias, which wolffia does not read`},
+		"two documents":     {"name: a\n---\nname: b\n", `f:3:5: the file holds more than one document`},
+	} {
+		_, err := Parse("f", []byte(c.text))
+		if err == nil {
+			t.Errorf("%s: no error", name)
+			continue
+		}
+		if first, _, _ := strings.Cut(err.Error(), "\n"); !strings.Contains(first, c.want) {
+			t.Errorf("%s:\n got %s\nwant %s", name, first, c.want)
+		}
+	}
+}
+
+func TestEveryMistakeIsReported(t *testing.T) {
+	_, err := Parse("f", []byte("nmae: x\nimages: {b: {arch: x86}}\nmachines: {a: {memory: 1}}\n"))
+	var errs Errors
+	if !errors.As(err, &errs) || len(errs) != 3 {
+		t.Fatalf("got %v", err)
+	}
+	for i, line := range []int{1, 2, 3} {
+		if errs[i].Line != line {
+			t.Errorf("mistake %d is said to be in line %d", i, errs[i].Line)
+		}
+	}
+}
+
+func TestSchemaIsJSONAndKnowsEveryKey(t *testing.T) {
+	var s map[string]any
+	if err := json.Unmarshal(Schema(), &s); err != nil {
+		t.Fatal(err)
+	}
+	props := s["properties"].(map[string]any)
+	for _, k := range specKeys() {
+		if props[k.name] == nil {
+			t.Errorf("the schema lacks %q", k.name)
+		}
+	}
+	if s["additionalProperties"] != false {
+		t.Error("the schema lets unknown keys pass")
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for text, want := range map[string]Size{"0": 0, "512": 512, "64M": 64 * MiB, "1.5G": 1536 * MiB, "2GiB": 2 * GiB, "4kb": 4 * KiB} {
+		if got, err := ParseSize(text); err != nil || got != want {
+			t.Errorf("ParseSize(%q) = %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "M", "-1M", "1X", "1e400", "0x10", "NaN", "Inf", "1 M", "99999999999T"} {
+		if got, err := ParseSize(text); err == nil {
+			t.Errorf("ParseSize(%q) = %v", text, got)
+		}
+	}
+	if got := (1536 * MiB).String(); got != "1536M" {
+		t.Errorf("1.5G is written %q", got)
+	}
+}
+
+func TestForwards(t *testing.T) {
+	for text, want := range map[string]string{
+		"127.0.0.1:5522:22": "127.0.0.1:5522:22", "8080:80": "127.0.0.1:8080:80",
+		"0.0.0.0:53:53/udp": "0.0.0.0:53:53/udp", "[::1]:0:22": "[::1]:0:22",
+	} {
+		if got, err := ParseForward(text); err != nil || got.String() != want {
+			t.Errorf("ParseForward(%q) = %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", ":", "1", "1:0", "x:1:2", "1:2/sctp", "70000:1", "1:2:3:4"} {
+		if got, err := ParseForward(text); err == nil {
+			t.Errorf("ParseForward(%q) = %v", text, got)
+		}
+	}
+}
+
+func TestMACsAreStableAndLocal(t *testing.T) {
+	a, b := MAC("lab", "alice", "lan"), MAC("lab", "alice", "lan")
+	if a.String() != b.String() {
+		t.Errorf("%v and %v differ", a, b)
+	}
+	if a[0]&3 != 2 {
+		t.Errorf("%v is not unicast and locally administered", a)
+	}
+	for _, other := range []string{MAC("laba", "lice", "lan").String(), MAC("lab", "bob", "lan").String(), ControlMAC("lab", "alice").String()} {
+		if other == a.String() {
+			t.Errorf("%s appears twice", other)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(Starter())
+	f.Add([]byte("images: {base: {files: [{path: /a, content: |\n  text\n}]}}"))
+	f.Add([]byte("a: &a [*a, *a]\nb: {<<: *a}"))
+	f.Add([]byte("[[[[[[[[[[[[[[[[[[[[[[[[[[[["))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := Parse("f", data)
+		if err == nil {
+			for _, m := range s.Machines {
+				if s.Images[m.Image] == nil || m.Memory < MinMemory {
+					t.Errorf("machine %+v passed", m)
+				}
+			}
+			return
+		}
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			if !strings.HasPrefix(line, "f:") {
+				t.Errorf("error %q does not say where", line)
+			}
+		}
+	})
+}

@@ -1,0 +1,203 @@
+// Package lab is the file that describes a lab, wolffia.yaml: its images,
+// networks and machines. [Parse] turns the text into a [Spec] in which every
+// default is filled in and every name is checked; [Spec.Machine] gives the
+// plain data of one machine. Nothing here touches the host.
+//
+// Every mistake in a file is reported, not only the first, each as one
+// [Error] with file, line and column and, where a word is wrong, the nearest
+// one that is right. The same tables that drive the parser make the JSON
+// [Schema] and docs/file.md, so the three can't differ.
+//
+//	spec, err := lab.Parse("wolffia.yaml", data)
+//
+// Subset of YAML 1.2: one document, block and flow collections, plain, quoted
+// and block scalars. Anchors, aliases, merge keys and tags are deliberately
+// refused: a lab's file says what it means where it means it.
+package lab
+
+import (
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+)
+
+// DefaultRelease is the Debian release of images that name none.
+const DefaultRelease = "trixie"
+
+// Spec is a whole lab. Maps are never nil.
+type Spec struct {
+	Name     string
+	Mirror   string // of the Debian archive; empty means the host's
+	Keyring  string // file with further OpenPGP keys that may sign the archive
+	Images   map[string]*Image
+	Networks map[string]*Network
+	Machines map[string]*Machine
+}
+
+// Image describes a file tree.
+type Image struct {
+	Name     string
+	Release  string   // Debian's code name or suite
+	Snapshot string   // date such as 20260901T000000Z, asked of a snapshot mirror; empty for none
+	Arch     string   // Debian's name of an architecture
+	Packages []string // NAME, NAME=VERSION or NAME:ARCH
+	Deps     Deps
+	Files    []File
+	Users    []User
+	Groups   []Group
+	Services []string
+	Hostname string
+}
+
+// Deps says how much of the packages that others depend on is kept.
+type Deps string
+
+// The values of deps.
+const (
+	DepsPackages Deps = "packages" // all of them, whole
+	DepsELF      Deps = "elf"      // only the shared libraries that programs need
+)
+
+// File is one thing that is laid over an image. Exactly one of From, Content,
+// Link and Directory says what it is.
+type File struct {
+	Path      string // in the image
+	From      string // a file or folder on the host, relative to the lab's file
+	Libraries bool   // with From: bring the shared libraries that it needs, too
+	Content   string
+	Link      string // target of a symbolic link
+	Directory bool
+	Mode      uint32 // permission bits; 0 means what is usual
+	Owner     string // name or number; empty means root
+	Group     string
+	set       bool // Content was given, if only as ""
+}
+
+// User is an account.
+type User struct {
+	Name     string
+	UID      int // -1 means the next free one
+	Group    string
+	Groups   []string
+	Home     string
+	Shell    string
+	Password string // crypt(3) hash; empty locks the password
+	Keys     []string
+}
+
+// Group is a group of users.
+type Group struct {
+	Name string
+	GID  int // -1 means the next free one
+}
+
+// Network is one virtual switch and, unless NoGateway, its router.
+type Network struct {
+	Name      string
+	Subnet    netip.Prefix // IPv4
+	Subnet6   netip.Prefix // IPv6, /64; zero means the gateway's own choice
+	NoGateway bool
+	NoDHCP    bool
+	NoHost    bool // the host itself can't be reached
+	Restrict  bool // nothing outside the network can be reached
+	MTU       int  // bytes
+}
+
+// Machine is one Linux.
+type Machine struct {
+	Name     string
+	Image    string
+	Backend  Backend
+	Arch     string // empty means the image's
+	Memory   Size
+	Root     Root
+	Networks []string
+	Forwards []Forward
+	Kernel   string   // a kernel image or build folder on the host; empty means Debian's
+	Cmdline  []string // further kernel parameters
+	Modules  []string // further kernel modules to load at boot
+}
+
+// Backend is what runs a machine.
+type Backend string
+
+// The backends.
+const (
+	BackendAuto Backend = "auto"
+	BackendUML  Backend = "uml"
+	BackendQEMU Backend = "qemu"
+	BackendView Backend = "view"
+)
+
+// Root is where a machine's root file system lives.
+type Root string
+
+// The roots.
+const (
+	RootInitramfs Root = "initramfs" // in memory; gone with the machine
+	RootDisk      Root = "disk"      // on a disk of its own that lasts
+)
+
+// Limits and defaults of a machine.
+const (
+	DefaultMemory = 128 * MiB
+	MinMemory     = 16 * MiB
+	MaxMemory     = 1024 * GiB
+	DefaultMTU    = 1500
+	MinMTU        = 1280 // what IPv6 asks of a link
+	MaxMTU        = 65000
+)
+
+// MaxFile bounds the size of a lab's file in bytes.
+const MaxFile = 1 << 20
+
+// Default is the lab of those who have written no file: one image with
+// busybox and a ssh server, on one network, with one machine.
+func Default() *Spec {
+	s := newSpec()
+	s.Name = "wolffia"
+	s.Images["base"] = &Image{
+		Name: "base", Release: DefaultRelease, Deps: DepsELF, Arch: "",
+		Packages: []string{"busybox-static", "dropbear-bin"},
+	}
+	s.Networks["lan"] = &Network{Name: "lan", Subnet: defaultSubnet(), MTU: DefaultMTU}
+	m := newMachine("wolffia")
+	m.Image, m.Networks = "base", []string{"lan"}
+	s.Machines[m.Name] = m
+	return s
+}
+
+func newSpec() *Spec {
+	return &Spec{Images: map[string]*Image{}, Networks: map[string]*Network{}, Machines: map[string]*Machine{}}
+}
+
+func newImage(name string) *Image {
+	return &Image{Name: name, Release: DefaultRelease, Deps: DepsPackages}
+}
+
+func newNetwork(name string) *Network {
+	return &Network{Name: name, Subnet: defaultSubnet(), MTU: DefaultMTU}
+}
+
+func newMachine(name string) *Machine {
+	return &Machine{Name: name, Backend: BackendAuto, Memory: DefaultMemory, Root: RootInitramfs}
+}
+
+// defaultSubnet is QEMU's own, so that its users find what they know.
+func defaultSubnet() netip.Prefix { return netip.MustParsePrefix("10.0.2.0/24") }
+
+// ImageNames, NetworkNames and MachineNames list the names, sorted.
+func (s *Spec) ImageNames() []string { return slices.Sorted(maps.Keys(s.Images)) }
+
+// NetworkNames lists the networks' names, sorted.
+func (s *Spec) NetworkNames() []string { return slices.Sorted(maps.Keys(s.Networks)) }
+
+// MachineNames lists the machines' names, sorted.
+func (s *Spec) MachineNames() []string { return slices.Sorted(maps.Keys(s.Machines)) }
+
+// MAC is the address of a machine's card on a network: stable, unicast and
+// locally administered, derived from the three names.
+func MAC(lab, machine, network string) net.HardwareAddr {
+	return mac("card", lab, machine, network)
+}
