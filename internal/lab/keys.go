@@ -51,8 +51,6 @@ func imageKeys() []key[Image] {
 	return []key[Image]{
 		{"release", "Debian release, by code name or suite.", textShape(DefaultRelease),
 			func(d *decoder, n ast.Node, i *Image) { parsed(d, n, "release", parseRelease, &i.Release) }},
-		{"snapshot", "Date of the archive to take, on a mirror that keeps snapshots.", textShape("20260901T000000Z"),
-			func(d *decoder, n ast.Node, i *Image) { parsed(d, n, "snapshot", parseSnapshot, &i.Snapshot) }},
 		{"arch", "Debian's name of the architecture; the host's if absent.", wordShape(Arches()...),
 			func(d *decoder, n ast.Node, i *Image) { choice(d, n, "arch", Arches(), &i.Arch) }},
 		{"packages", "Debian packages: NAME, NAME=VERSION or NAME:ARCH.", listShape(textShape("busybox-static")),

@@ -141,17 +141,6 @@ func parseRelease(s string) (string, error) {
 	return s, nil
 }
 
-func parseSnapshot(s string) (string, error) {
-	ok := len(s) == 16 && s[8] == 'T' && s[15] == 'Z'
-	for i, c := range s {
-		ok = ok && (i == 8 || i == 15 || c >= '0' && c <= '9')
-	}
-	if !ok {
-		return "", fmt.Errorf("snapshot %q is no date; write one such as 20260901T000000Z", s)
-	}
-	return s, nil
-}
-
 func parsePath(s string) (string, error) {
 	switch {
 	case !strings.HasPrefix(s, "/"):

@@ -39,7 +39,6 @@ type Spec struct {
 type Image struct {
 	Name     string
 	Release  string   // Debian's code name or suite
-	Snapshot string   // date such as 20260901T000000Z, asked of a snapshot mirror; empty for none
 	Arch     string   // Debian's name of an architecture
 	Packages []string // NAME, NAME=VERSION or NAME:ARCH
 	Deps     Deps
