@@ -86,7 +86,7 @@ func (s *Store) lockKey(ctx context.Context, kind, key string) (*keyLock, error)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for %s %s, which process %d is making: %w", kind, key, lockOwner(path), context.Cause(ctx))
+			return nil, fmt.Errorf("wait for %s %s, which process %d is making: %w", kind, key, lockOwner(path), ctx.Err())
 		case <-time.After(wait):
 		}
 	}
