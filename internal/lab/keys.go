@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"wolffia/internal/rootfs"
 )
 
 // shape is a JSON schema fragment.
@@ -56,9 +58,9 @@ func imageKeys() []key[Image] {
 		{"packages", "Debian packages: NAME, NAME=VERSION or NAME:ARCH.", listShape(textShape("busybox-static")),
 			func(d *decoder, n ast.Node, i *Image) { i.Packages = d.texts(n, "packages") }},
 		{"deps", "What is kept of packages that others need: all (packages), or the shared libraries that programs need (elf).",
-			wordShape(string(DepsPackages), string(DepsELF)),
+			wordShape(DepsWords()...),
 			func(d *decoder, n ast.Node, i *Image) {
-				choice(d, n, "deps", []string{string(DepsPackages), string(DepsELF)}, &i.Deps)
+				choice(d, n, "deps", DepsWords(), &i.Deps)
 			}},
 		{"files", "Files laid over the packages, in order.", listShape(objectShape(fileKeys())),
 			func(d *decoder, n ast.Node, i *Image) { i.Files = d.files(n) }},
@@ -73,58 +75,58 @@ func imageKeys() []key[Image] {
 	}
 }
 
-func fileKeys() []key[File] {
-	return []key[File]{
+func fileKeys() []key[rootfs.File] {
+	return []key[rootfs.File]{
 		{"path", "Where it goes in the image.", textShape("/etc/motd"),
-			func(d *decoder, n ast.Node, f *File) { parsed(d, n, "path", parsePath, &f.Path) }},
+			func(d *decoder, n ast.Node, f *rootfs.File) { parsed(d, n, "path", parsePath, &f.Path) }},
 		{"to", "The same as path, for what comes from the host.", textShape("/"),
-			func(d *decoder, n ast.Node, f *File) { parsed(d, n, "to", parsePath, &f.Path) }},
+			func(d *decoder, n ast.Node, f *rootfs.File) { parsed(d, n, "to", parsePath, &f.Path) }},
 		{"from", "A file or folder on the host, relative to this file.", textShape("./overlay"),
-			func(d *decoder, n ast.Node, f *File) { d.set(n, "from", &f.From) }},
+			func(d *decoder, n ast.Node, f *rootfs.File) { d.set(n, "from", &f.From) }},
 		{"libraries", "With from: bring the shared libraries it needs, too.", boolShape(),
-			func(d *decoder, n ast.Node, f *File) { d.flag(n, "libraries", &f.Libraries) }},
+			func(d *decoder, n ast.Node, f *rootfs.File) { d.flag(n, "libraries", &f.Libraries) }},
 		{"content", "The file's text.", shape{"type": "string"},
-			func(d *decoder, n ast.Node, f *File) { f.set = true; d.set(n, "content", &f.Content) }},
+			func(d *decoder, n ast.Node, f *rootfs.File) { d.set(n, "content", &f.Content) }},
 		{"link", "Makes a symbolic link with this target.", textShape("/usr/bin/vim"),
-			func(d *decoder, n ast.Node, f *File) { d.set(n, "link", &f.Link) }},
+			func(d *decoder, n ast.Node, f *rootfs.File) { d.set(n, "link", &f.Link) }},
 		{"directory", "Makes a folder.", boolShape(),
-			func(d *decoder, n ast.Node, f *File) { d.flag(n, "directory", &f.Directory) }},
+			func(d *decoder, n ast.Node, f *rootfs.File) { d.flag(n, "directory", &f.Directory) }},
 		{"mode", "Permission bits in octal.", scalarShape("0755"),
-			func(d *decoder, n ast.Node, f *File) { parsed(d, n, "mode", parseMode, &f.Mode) }},
+			func(d *decoder, n ast.Node, f *rootfs.File) { parsed(d, n, "mode", parseMode, &f.Mode) }},
 		{"owner", "User, by name or number.", scalarShape("root"),
-			func(d *decoder, n ast.Node, f *File) { d.set(n, "owner", &f.Owner) }},
+			func(d *decoder, n ast.Node, f *rootfs.File) { d.set(n, "owner", &f.Owner) }},
 		{"group", "Group, by name or number.", scalarShape("root"),
-			func(d *decoder, n ast.Node, f *File) { d.set(n, "group", &f.Group) }},
+			func(d *decoder, n ast.Node, f *rootfs.File) { d.set(n, "group", &f.Group) }},
 	}
 }
 
-func userKeys() []key[User] {
-	return []key[User]{
+func userKeys() []key[rootfs.User] {
+	return []key[rootfs.User]{
 		{"name", "The login name.", textShape("alice"),
-			func(d *decoder, n ast.Node, u *User) { d.set(n, "name", &u.Name) }},
-		{"uid", "The number; the next free one if absent.", intShape(0, 65533),
-			func(d *decoder, n ast.Node, u *User) { d.number(n, "uid", 0, 65533, &u.UID) }},
+			func(d *decoder, n ast.Node, u *rootfs.User) { d.set(n, "name", &u.Name) }},
+		{"uid", "The number; the next free one if absent.", intShape(1, 65533),
+			func(d *decoder, n ast.Node, u *rootfs.User) { d.id(n, "uid", &u.UID) }},
 		{"group", "The main group; one of the user's own if absent.", textShape("users"),
-			func(d *decoder, n ast.Node, u *User) { d.set(n, "group", &u.Group) }},
+			func(d *decoder, n ast.Node, u *rootfs.User) { d.set(n, "group", &u.Group) }},
 		{"groups", "Further groups.", listShape(textShape("audio")),
-			func(d *decoder, n ast.Node, u *User) { u.Groups = d.texts(n, "groups") }},
+			func(d *decoder, n ast.Node, u *rootfs.User) { u.Groups = d.texts(n, "groups") }},
 		{"home", "The home folder.", textShape("/home/alice"),
-			func(d *decoder, n ast.Node, u *User) { parsed(d, n, "home", parsePath, &u.Home) }},
+			func(d *decoder, n ast.Node, u *rootfs.User) { parsed(d, n, "home", parsePath, &u.Home) }},
 		{"shell", "The login shell.", textShape("/bin/sh"),
-			func(d *decoder, n ast.Node, u *User) { parsed(d, n, "shell", parsePath, &u.Shell) }},
+			func(d *decoder, n ast.Node, u *rootfs.User) { parsed(d, n, "shell", parsePath, &u.Shell) }},
 		{"password", "A crypt(3) hash, as mkpasswd prints; no password works if absent.", textShape("$6$..."),
-			func(d *decoder, n ast.Node, u *User) { parsed(d, n, "password", parseHash, &u.Password) }},
+			func(d *decoder, n ast.Node, u *rootfs.User) { parsed(d, n, "password", parseHash, &u.Hash) }},
 		{"keys", "Lines for authorized_keys.", listShape(textShape("ssh-ed25519 AAAA...")),
-			func(d *decoder, n ast.Node, u *User) { u.Keys = d.texts(n, "keys") }},
+			func(d *decoder, n ast.Node, u *rootfs.User) { u.Keys = d.texts(n, "keys") }},
 	}
 }
 
-func groupKeys() []key[Group] {
-	return []key[Group]{
+func groupKeys() []key[rootfs.Group] {
+	return []key[rootfs.Group]{
 		{"name", "The group's name.", textShape("wheel"),
-			func(d *decoder, n ast.Node, g *Group) { d.set(n, "name", &g.Name) }},
-		{"gid", "The number; the next free one if absent.", intShape(0, 65533),
-			func(d *decoder, n ast.Node, g *Group) { d.number(n, "gid", 0, 65533, &g.GID) }},
+			func(d *decoder, n ast.Node, g *rootfs.Group) { d.set(n, "name", &g.Name) }},
+		{"gid", "The number; the next free one if absent.", intShape(1, 65533),
+			func(d *decoder, n ast.Node, g *rootfs.Group) { d.id(n, "gid", &g.GID) }},
 	}
 }
 
@@ -211,6 +213,12 @@ func (d *decoder) number(n ast.Node, what string, low, high int, to *int) {
 	}
 }
 
+func (d *decoder) id(n ast.Node, what string, to *uint32) {
+	if v, ok := d.integer(n, what, 1, 65533); ok {
+		*to = uint32(v)
+	}
+}
+
 func (d *decoder) name(n ast.Node, what string, to *string) {
 	s, ok := d.text(n, what)
 	if !ok {
@@ -236,13 +244,14 @@ func named[T any](d *decoder, n ast.Node, what string, fresh func(string) *T, ke
 	}
 }
 
-func (d *decoder) files(n ast.Node) (out []File) {
+func (d *decoder) files(n ast.Node) (out []rootfs.File) {
 	for _, item := range d.sequence(n, "files") {
-		var f File
+		var f rootfs.File
 		object(d, item, "a file", fileKeys(), &f)
 		kinds := 0
-		for _, given := range []bool{f.From != "", f.set, f.Link != "", f.Directory} {
-			if given {
+		for _, e := range d.mapping(item, "a file") {
+			switch e.name {
+			case "from", "content", "link", "directory":
 				kinds++
 			}
 		}
@@ -259,9 +268,9 @@ func (d *decoder) files(n ast.Node) (out []File) {
 	return out
 }
 
-func (d *decoder) users(n ast.Node) (out []User) {
+func (d *decoder) users(n ast.Node) (out []rootfs.User) {
 	for _, item := range d.sequence(n, "users") {
-		u := User{UID: -1}
+		var u rootfs.User
 		object(d, item, "a user", userKeys(), &u)
 		if !validAccount(u.Name) {
 			d.fail(item, "user name %q must be 1 to 32 lower-case letters, digits, dashes and underscores, a letter first", u.Name)
@@ -276,9 +285,9 @@ func (d *decoder) users(n ast.Node) (out []User) {
 	return out
 }
 
-func (d *decoder) groups(n ast.Node) (out []Group) {
+func (d *decoder) groups(n ast.Node) (out []rootfs.Group) {
 	for _, item := range d.sequence(n, "groups") {
-		g := Group{GID: -1}
+		var g rootfs.Group
 		object(d, item, "a group", groupKeys(), &g)
 		if !validAccount(g.Name) {
 			d.fail(item, "group name %q must be 1 to 32 lower-case letters, digits, dashes and underscores, a letter first", g.Name)

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"wolffia/internal/rootfs"
 )
 
 func TestStarterParses(t *testing.T) {
@@ -15,7 +17,7 @@ func TestStarterParses(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := s.Images["base"]
-	if i == nil || !reflect.DeepEqual(i.Packages, []string{"busybox-static", "dropbear-bin"}) || i.Deps != DepsELF {
+	if i == nil || !reflect.DeepEqual(i.Packages, []string{"busybox-static", "dropbear-bin"}) || i.Deps != rootfs.DepsELF {
 		t.Errorf("image is %+v", i)
 	}
 	if i.Files[0].Path != "/etc/motd" || i.Files[0].Content != "Hello from wolffia.\n" {

@@ -20,6 +20,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+
+	"wolffia/internal/rootfs"
 )
 
 // DefaultRelease is the Debian release of images that name none.
@@ -41,54 +43,12 @@ type Image struct {
 	Release  string   // Debian's code name or suite
 	Arch     string   // Debian's name of an architecture
 	Packages []string // NAME, NAME=VERSION or NAME:ARCH
-	Deps     Deps
-	Files    []File
-	Users    []User
-	Groups   []Group
+	Deps     rootfs.Deps
+	Files    []rootfs.File
+	Users    []rootfs.User
+	Groups   []rootfs.Group
 	Services []string
 	Hostname string
-}
-
-// Deps says how much of the packages that others depend on is kept.
-type Deps string
-
-// The values of deps.
-const (
-	DepsPackages Deps = "packages" // all of them, whole
-	DepsELF      Deps = "elf"      // only the shared libraries that programs need
-)
-
-// File is one thing that is laid over an image. Exactly one of From, Content,
-// Link and Directory says what it is.
-type File struct {
-	Path      string // in the image
-	From      string // a file or folder on the host, relative to the lab's file
-	Libraries bool   // with From: bring the shared libraries that it needs, too
-	Content   string
-	Link      string // target of a symbolic link
-	Directory bool
-	Mode      uint32 // permission bits; 0 means what is usual
-	Owner     string // name or number; empty means root
-	Group     string
-	set       bool // Content was given, if only as ""
-}
-
-// User is an account.
-type User struct {
-	Name     string
-	UID      int // -1 means the next free one
-	Group    string
-	Groups   []string
-	Home     string
-	Shell    string
-	Password string // crypt(3) hash; empty locks the password
-	Keys     []string
-}
-
-// Group is a group of users.
-type Group struct {
-	Name string
-	GID  int // -1 means the next free one
 }
 
 // Network is one virtual switch and, unless NoGateway, its router.
@@ -157,7 +117,7 @@ func Default() *Spec {
 	s := newSpec()
 	s.Name = "wolffia"
 	s.Images["base"] = &Image{
-		Name: "base", Release: DefaultRelease, Deps: DepsELF, Arch: "",
+		Name: "base", Release: DefaultRelease, Deps: rootfs.DepsELF, Arch: "",
 		Packages: []string{"busybox-static", "dropbear-bin"},
 	}
 	s.Networks["lan"] = &Network{Name: "lan", Subnet: defaultSubnet(), MTU: DefaultMTU}
@@ -172,7 +132,7 @@ func newSpec() *Spec {
 }
 
 func newImage(name string) *Image {
-	return &Image{Name: name, Release: DefaultRelease, Deps: DepsPackages}
+	return &Image{Name: name, Release: DefaultRelease, Deps: rootfs.DepsPackages}
 }
 
 func newNetwork(name string) *Network {

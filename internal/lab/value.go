@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"wolffia/internal/rootfs"
 	"wolffia/internal/spell"
 )
 
@@ -171,6 +172,9 @@ func Arches() []string { return []string{"amd64", "arm64", "armhf", "i386", "ris
 func Backends() []string {
 	return []string{string(BackendAuto), string(BackendUML), string(BackendQEMU), string(BackendView)}
 }
+
+// DepsWords are the words an image's deps may be.
+func DepsWords() []string { return []string{string(rootfs.DepsPackages), string(rootfs.DepsELF)} }
 
 // OneOf checks a word against the valid ones and names the nearest.
 func OneOf(what, word string, valid []string) error {

@@ -1,0 +1,354 @@
+// Package build turns descriptions into files that can be booted: it pins an
+// image's packages, fetches and unpacks them, makes the root file system, and
+// writes it in a format. Every step's outcome is kept in the store under a
+// name that says all that went into it, so a second time is a look-up.
+//
+//	b := build.Builder{Store: st, Client: client, LockFile: "wolffia.lock"}
+//	art, err := b.Image(ctx, spec.Images["base"], build.Format{Name: "cpio"})
+//	defer art.Release()
+//	// art.Path
+//
+// Deliberately absent: anything that runs a program of the image.
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"wolffia/internal/debian"
+	"wolffia/internal/event"
+	"wolffia/internal/image/cpio"
+	"wolffia/internal/image/tarball"
+	"wolffia/internal/lab"
+	"wolffia/internal/rootfs"
+	"wolffia/internal/store"
+	"wolffia/internal/tree"
+)
+
+// Kinds of objects in the store.
+const (
+	kindImage = "image"
+	kindLock  = "lock"
+)
+
+// lockAge is how long a lock that no file pins is taken as it is.
+const lockAge = 24 * time.Hour
+
+// accessPackages are in every image: wolffia comes in by ssh.
+var accessPackages = []string{"busybox-static", "dropbear-bin"}
+
+// Builder makes images and kernels. Store, Client and Dir must be set.
+type Builder struct {
+	Store    *store.Store
+	Client   *debian.Client
+	Events   event.Sink
+	Dir      string // folder that an image's relative names start from
+	LockFile string // wolffia.lock; empty keeps locks in the store
+	Update   bool   // pin anew
+	Now      func() time.Time
+}
+
+// Artifact is a file in the store.
+type Artifact struct {
+	Path    string
+	Key     string       // names the content
+	Cached  bool         // it was there already
+	Lock    *debian.Lock // the packages in it
+	Release func()       // lets the store remove it again
+}
+
+// Format is how a tree is written.
+type Format struct {
+	Name        string // "cpio" or "tar"
+	Compression string // "none", "gzip" or "zstd"
+}
+
+// Formats are the names that [Format] knows.
+func Formats() []string { return []string{"cpio", "tar"} }
+
+// Compressions are the compressions that [Format] knows.
+func Compressions() []string { return []string{"none", "gzip", "zstd"} }
+
+// HostArch is Debian's name of the architecture that this program runs on.
+func HostArch() string {
+	if runtime.GOARCH == "arm" {
+		return "armhf"
+	}
+	if runtime.GOARCH == "386" {
+		return "i386"
+	}
+	return runtime.GOARCH
+}
+
+// Request is what an image asks of the archive.
+func Request(img *lab.Image) debian.Request {
+	packages := slices.Clone(img.Packages)
+	for _, p := range accessPackages {
+		if !slices.ContainsFunc(packages, func(q string) bool { return packageName(q) == p }) {
+			packages = append(packages, p)
+		}
+	}
+	arch := img.Arch
+	if arch == "" {
+		arch = HostArch()
+	}
+	return debian.Request{Release: img.Release, Arch: arch, Packages: packages}
+}
+
+func packageName(wish string) string {
+	wish, _, _ = strings.Cut(wish, "=")
+	wish, _, _ = strings.Cut(wish, ":")
+	return wish
+}
+
+// Lock pins a request's packages: as the lock file has them, else as the
+// archive has them now.
+func (b *Builder) Lock(ctx context.Context, req debian.Request) (*debian.Lock, error) {
+	if b.LockFile == "" {
+		return b.storedLock(ctx, req)
+	}
+	locks, err := debian.ReadLocks(b.LockFile)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if found := locks.Find(req); found != nil && !b.Update {
+		return found, nil
+	}
+	lock, err := b.resolve(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if err := debian.WriteLocks(b.LockFile, locks.Put(lock)); err != nil {
+		event.Or(b.Events).Emit(event.Event{Kind: event.Warn, Task: "pin packages", Message: fmt.Sprintf("packages are not pinned: %v", err)})
+	}
+	return lock, nil
+}
+
+func (b *Builder) resolve(ctx context.Context, req debian.Request) (*debian.Lock, error) {
+	events := event.Or(b.Events)
+	e := event.Event{Kind: event.Begin, Task: "resolve", Subject: req.Release + "/" + req.Arch}
+	events.Emit(e)
+	lock, err := b.Client.Resolve(ctx, req)
+	e.Kind = event.Done
+	if err != nil {
+		e.Kind, e.Message = event.Fail, err.Error()
+	}
+	events.Emit(e)
+	return lock, err
+}
+
+// storedLock keeps the lock of those who keep no file, for a day: then the
+// archive is asked again, and where it can't be reached the old lock goes on.
+func (b *Builder) storedLock(ctx context.Context, req debian.Request) (*debian.Lock, error) {
+	text, err := json.Marshal(req)
+	if err != nil {
+		return nil, err
+	}
+	key := digest(text)
+	old, checked := b.readStoredLock(key, req)
+	if old != nil && !b.Update && b.now().Sub(checked) < lockAge && b.now().After(checked) {
+		return old, nil
+	}
+	lock, err := b.resolve(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	_, err = b.Store.Replace(ctx, kindLock, key, func(f *os.File) error {
+		_, err := fmt.Fprintf(f, "%s\n%s", b.now().UTC().Format(time.RFC3339), debian.Locks{lock}.Bytes())
+		return err
+	})
+	var readOnly *store.ReadOnlyError
+	if errors.As(err, &readOnly) {
+		err = nil // the next run asks again
+	}
+	return lock, err
+}
+
+func (b *Builder) readStoredLock(key string, req debian.Request) (*debian.Lock, time.Time) {
+	f, ok := b.Store.Open(kindLock, key)
+	if !ok {
+		return nil, time.Time{}
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, 16<<20))
+	if err != nil {
+		return nil, time.Time{}
+	}
+	stamp, rest, _ := strings.Cut(string(data), "\n")
+	checked, err := time.Parse(time.RFC3339, stamp)
+	if err != nil {
+		return nil, time.Time{}
+	}
+	locks, err := debian.ParseLocks([]byte(rest))
+	if err != nil {
+		return nil, time.Time{}
+	}
+	return locks.Find(req), checked
+}
+
+func (b *Builder) now() time.Time {
+	if b.Now != nil {
+		return b.Now()
+	}
+	return time.Now()
+}
+
+// Image makes an image in a format, or finds it in the store.
+func (b *Builder) Image(ctx context.Context, img *lab.Image, format Format) (*Artifact, error) {
+	lock, err := b.Lock(ctx, Request(img))
+	if err != nil {
+		return nil, err
+	}
+	overlays, err := b.overlays(img)
+	if err != nil {
+		return nil, err
+	}
+	id, err := self()
+	if err != nil {
+		return nil, err
+	}
+	recipe := b.recipe(img, lock)
+	key, err := json.Marshal(map[string]any{
+		"wolffia": id, "lock": lock.Digest(), "recipe": recipe, "overlays": overlays, "format": format,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("name the image: %w", err)
+	}
+	return b.artifact(ctx, kindImage, digest(key), lock, func(f *os.File) error {
+		t, err := b.tree(ctx, img, recipe, lock)
+		if err != nil {
+			return err
+		}
+		defer t.close()
+		return WriteTree(f, t.tree, format, recipe.Time)
+	})
+}
+
+// artifact finds an object, or makes it, and holds on to it.
+func (b *Builder) artifact(ctx context.Context, kind, key string, lock *debian.Lock, write func(*os.File) error) (*Artifact, error) {
+	a := &Artifact{Key: key, Lock: lock, Cached: true}
+	for range 3 { // it may be pruned between making and holding
+		path, release, ok := b.Store.Hold(kind, key)
+		if ok {
+			a.Path, a.Release = path, release
+			return a, nil
+		}
+		a.Cached = false
+		if _, err := b.Store.Create(ctx, kind, key, write); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("%s %s vanishes from the cache as soon as it is made: is another wolffia pruning it?", kind, key)
+}
+
+// built is a tree whose contents lie in the store until it is closed.
+type built struct {
+	tree   *tree.Tree
+	Report *rootfs.Report
+	close  func()
+}
+
+func (b *Builder) recipe(img *lab.Image, lock *debian.Lock) rootfs.Recipe {
+	var names []string
+	for _, p := range lock.Request.Packages {
+		names = append(names, packageName(p))
+	}
+	return rootfs.Recipe{
+		Arch: lock.Request.Arch, Release: img.Release, Hostname: img.Hostname, Packages: names, Deps: img.Deps,
+		Users: img.Users, Groups: img.Groups, Files: img.Files, Services: img.Services, Time: lock.Date,
+	}
+}
+
+// tree unpacks and makes the root file system.
+func (b *Builder) tree(ctx context.Context, img *lab.Image, recipe rootfs.Recipe, lock *debian.Lock) (*built, error) {
+	if err := b.Client.Fetch(ctx, lock); err != nil {
+		return nil, err
+	}
+	unpacked, err := b.Client.Unpack(ctx, lock, debian.UnpackOptions{})
+	if err != nil {
+		return nil, err
+	}
+	recipe.Dir = b.Dir // not part of the image's name: overlays are named by content
+	t, report, err := rootfs.Build(recipe, unpacked.Tree)
+	if err != nil {
+		unpacked.Close()
+		return nil, fmt.Errorf("make image %s: %w", img.Name, err)
+	}
+	b.tell(img, unpacked, report)
+	return &built{tree: t, Report: report, close: func() { unpacked.Close() }}, nil
+}
+
+// tell reports what a person may want to know about a new image.
+func (b *Builder) tell(img *lab.Image, u *debian.Unpacked, r *rootfs.Report) {
+	emit := func(kind event.Kind, format string, args ...any) {
+		event.Or(b.Events).Emit(event.Event{Kind: kind, Task: "make image", Subject: img.Name, Message: fmt.Sprintf(format, args...)})
+	}
+	byPackage := map[string][]string{}
+	var order []string
+	for _, s := range u.Scripts {
+		if byPackage[s.Package] == nil {
+			order = append(order, s.Package)
+		}
+		byPackage[s.Package] = append(byPackage[s.Package], s.Name)
+	}
+	if len(order) > 0 {
+		for i, p := range order {
+			order[i] = fmt.Sprintf("%s (%s)", p, strings.Join(byPackage[p], ", "))
+		}
+		emit(event.Note, "image %s: maintainer scripts that were not run: %s", img.Name, strings.Join(order, ", "))
+	}
+	for _, m := range r.Missing {
+		emit(event.Warn, "image %s: %s, which no package of it has", img.Name, m)
+	}
+}
+
+// WriteTree writes a tree in a format. Times later than limit become limit.
+func WriteTree(f *os.File, t *tree.Tree, format Format, limit time.Time) error {
+	compression := format.Compression
+	if compression == "none" {
+		compression = ""
+	}
+	switch format.Name {
+	case "cpio":
+		return cpio.Write(f, t, cpio.Options{Time: limit, Compression: cpio.Compression(compression)})
+	case "tar":
+		return tarball.Write(f, t, tarball.WriteOptions{Time: limit, Compression: tarball.Compression(compression)})
+	}
+	return lab.OneOf("format", format.Name, Formats())
+}
+
+func digest(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// self identifies this program, so that what another build of it has made is
+// not taken for what this one would make.
+var self = sync.OnceValues(func() (string, error) {
+	f, err := elf.Open("/proc/self/exe")
+	if err != nil {
+		return "", fmt.Errorf("read the build id of this program: %w", err)
+	}
+	defer f.Close()
+	s := f.Section(".note.go.buildid")
+	if s == nil {
+		return "", errors.New("this program has no build id: build it with the Go toolchain's defaults")
+	}
+	note, err := s.Data()
+	if err != nil {
+		return "", fmt.Errorf("read the build id of this program: %w", err)
+	}
+	return digest(note), nil
+})

@@ -1,0 +1,127 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	xterm "golang.org/x/term"
+
+	"wolffia/internal/machine"
+)
+
+// escape is the byte that starts an escape sequence on a console: Ctrl-], as
+// in telnet and virsh. A line editor hardly ever wants it.
+const escape = 0x1d
+
+const escapeHelp = "\r\n[wolffia: Ctrl-] then q ends the machine, Ctrl-] sends Ctrl-], anything else goes on]\r\n"
+
+// errEscape is the person leaving a console by the escape.
+var errEscape = errors.New("left by the escape")
+
+// attach joins a console to the terminal until the machine has ended (nil),
+// the person leaves (errEscape) or ctx ends. Output that was under way is
+// written before it returns.
+func attach(ctx context.Context, env Env, c machine.Console) error {
+	fd := int(env.Stdin.Fd())
+	tty := xterm.IsTerminal(fd)
+	if tty {
+		old, err := xterm.MakeRaw(fd)
+		if err != nil {
+			return fmt.Errorf("set the terminal to raw mode: %w", err)
+		}
+		defer xterm.Restore(fd, old)
+		stop := followSize(env.Stdout, c)
+		defer stop()
+	}
+	output := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(env.Stdout, c)
+		output <- err
+	}()
+	left := make(chan error, 1)
+	// This goroutine may stay in a read that only the person at the keyboard
+	// can end; the process ends soon after.
+	go func() { left <- typeInto(c, env, tty) }()
+	for {
+		select {
+		case err := <-output:
+			return err
+		case err := <-left:
+			if err != nil {
+				return err
+			}
+			left = nil // end of input that is no terminal: go on showing output
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// typeInto copies what is typed to the console, looking for the escape when
+// the input is a terminal. Where the input is a file or a pipe its end is
+// typed as Ctrl-D, so that a shell that reads it ends too.
+func typeInto(c machine.Console, env Env, tty bool) error {
+	buf := make([]byte, 4096)
+	escaped := false
+	for {
+		n, err := env.Stdin.Read(buf)
+		out := buf[:0:n]
+		for _, b := range buf[:n] {
+			switch {
+			case !tty:
+				out = append(out, b)
+			case escaped && b == 'q':
+				return errEscape
+			case escaped && b == '?':
+				io.WriteString(env.Stderr, escapeHelp)
+				escaped = false
+			case !escaped && b == escape:
+				escaped = true
+			default:
+				escaped = false
+				out = append(out, b)
+			}
+		}
+		if _, werr := c.Write(out); werr != nil {
+			return nil // the machine is gone; the output's end says so
+		}
+		if err != nil {
+			if !tty {
+				c.Write([]byte{4})
+			}
+			return nil
+		}
+	}
+}
+
+// followSize tells the guest the terminal's size, now and at each change,
+// until stop is called.
+func followSize(out *os.File, c machine.Console) (stop func()) {
+	winch := make(chan os.Signal, 1)
+	signal.Notify(winch, unix.SIGWINCH)
+	end := make(chan struct{})
+	var done sync.WaitGroup
+	done.Go(func() {
+		for {
+			if cols, rows, err := xterm.GetSize(int(out.Fd())); err == nil {
+				c.Resize(cols, rows)
+			}
+			select {
+			case <-winch:
+			case <-end:
+				return
+			}
+		}
+	})
+	return func() {
+		signal.Stop(winch)
+		close(end)
+		done.Wait()
+	}
+}

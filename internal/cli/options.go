@@ -1,0 +1,267 @@
+package cli
+
+import (
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"wolffia/internal/build"
+	"wolffia/internal/debian"
+	"wolffia/internal/event"
+	"wolffia/internal/host"
+	"wolffia/internal/lab"
+	"wolffia/internal/rootfs"
+	"wolffia/internal/store"
+	"wolffia/internal/term"
+
+	xterm "golang.org/x/term"
+)
+
+// buildOptions are the flags of every verb that makes an image.
+type buildOptions struct {
+	file     string
+	mirror   string
+	keyrings []string
+	release  string
+	arch     string
+	packages []string
+	deps     string
+	offline  bool
+	update   bool
+	expired  bool
+	quiet    bool
+	json     bool
+}
+
+func (o *buildOptions) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVarP(&o.file, "file", "f", "", "the lab's file (default wolffia.yaml where there is one)")
+	f.StringVar(&o.mirror, "mirror", "", "the Debian mirror's URL (default $WOLFFIA_MIRROR, the file's, the host's own)")
+	f.StringArrayVar(&o.keyrings, "keyring", nil, "a file of further OpenPGP keys that may sign the archive")
+	f.StringVar(&o.release, "release", "", "the Debian release, by code name (default "+lab.DefaultRelease+")")
+	f.StringVar(&o.arch, "arch", "", "the architecture, by Debian's name (default the host's)")
+	f.StringArrayVarP(&o.packages, "package", "p", nil, "a further package: NAME, NAME=VERSION or NAME:ARCH")
+	f.StringVar(&o.deps, "deps", "", "of dependencies keep all (packages) or only needed libraries (elf)")
+	f.BoolVar(&o.offline, "offline", false, "never use the network")
+	f.BoolVar(&o.update, "update", false, "pin the newest packages, in place of the locked ones")
+	f.BoolVar(&o.expired, "ignore-expired", false, "take an archive index past its validity, as old snapshots have")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "say nothing but warnings and errors")
+	f.BoolVar(&o.json, "json", false, "tell of progress as JSON, one event a line, on standard error")
+}
+
+// renderer shows progress the way that fits: bars only where a person watches.
+func (o *buildOptions) renderer(env Env) *term.Renderer {
+	style := term.Lines
+	switch {
+	case o.json:
+		style = term.JSON
+	case o.quiet:
+		style = term.Quiet
+	case xterm.IsTerminal(int(env.Stderr.Fd())) && env.Getenv("TERM") != "dumb":
+		style = term.Bars
+	}
+	return term.New(env.Stderr, style)
+}
+
+// project is what the verbs that build work with.
+type project struct {
+	*labFile
+	store   *store.Store
+	builder *build.Builder
+	host    *host.Host
+}
+
+// open reads the file, applies the flags to every image and opens the cache.
+func (o *buildOptions) open(env Env, events event.Sink) (*project, error) {
+	l, err := readLab(env, o.file)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.apply(l.Spec); err != nil {
+		return nil, &usageError{err}
+	}
+	folders, err := store.FoldersOf(env.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	st, err := store.Open(store.Options{Dir: folders.Cache, Events: events})
+	if err != nil {
+		return nil, err
+	}
+	mirror, mirrorErr := debian.FindMirror(debian.MirrorOptions{
+		Flag: o.mirror, Env: env.Getenv("WOLFFIA_MIRROR"), File: l.Mirror, AptDir: "/etc/apt",
+	})
+	keyrings := slices.Clone(o.keyrings)
+	if l.Keyring != "" {
+		keyrings = append(keyrings, inDir(l.dir(env), l.Keyring))
+	}
+	client := debian.New(debian.Options{
+		Store: st, Mirror: mirror, MirrorErr: mirrorErr, Keyrings: keyrings, Events: events, Getenv: env.Getenv,
+		Update: o.update, Offline: o.offline, AllowExpired: o.expired,
+	})
+	b := &build.Builder{Store: st, Client: client, Events: events, Dir: l.dir(env), Update: o.update, Now: time.Now}
+	if l.path != "" {
+		b.LockFile = strings.TrimSuffix(l.path, filepath.Ext(l.path)) + ".lock"
+	}
+	return &project{labFile: l, store: st, builder: b, host: host.New(host.Options{})}, nil
+}
+
+func inDir(dir, name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(dir, name)
+}
+
+// apply lays the flags over the file's images.
+func (o *buildOptions) apply(s *lab.Spec) error {
+	if o.arch != "" {
+		if err := lab.OneOf("architecture", o.arch, lab.Arches()); err != nil {
+			return err
+		}
+	}
+	if o.deps != "" {
+		if err := lab.OneOf("value of --deps", o.deps, lab.DepsWords()); err != nil {
+			return err
+		}
+	}
+	for _, img := range s.Images {
+		if o.release != "" {
+			img.Release = o.release
+		}
+		if o.arch != "" {
+			img.Arch = o.arch
+		}
+		if o.deps != "" {
+			img.Deps = rootfs.Deps(o.deps)
+		}
+		img.Packages = append(img.Packages, o.packages...)
+	}
+	return nil
+}
+
+// machineOptions are the flags of the verbs that boot one machine.
+type machineOptions struct {
+	memory   string
+	network  string
+	subnet   string
+	subnet6  string
+	noHost   bool
+	restrict bool
+	forwards []string
+	backend  string
+	cmdline  []string
+	modules  []string
+}
+
+func (o *machineOptions) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVarP(&o.memory, "memory", "m", "", "RAM, such as 256M or 1G (default "+lab.DefaultMemory.String()+")")
+	f.StringVar(&o.network, "network", "", "the network it is on: a name from the file, or none (default the first)")
+	f.StringVar(&o.subnet, "subnet", "", "the network's IPv4 addresses (default 10.0.2.0/24)")
+	f.StringVar(&o.subnet6, "subnet6", "", "the network's IPv6 addresses, a /64")
+	f.BoolVar(&o.noHost, "no-host", false, "keep the host itself out of reach")
+	f.BoolVar(&o.restrict, "restrict", false, "keep everything outside the network out of reach")
+	f.StringArrayVar(&o.forwards, "forward", nil, "lead a port of the host into the machine: [ADDRESS:]HOSTPORT:PORT[/udp]")
+	f.StringVar(&o.backend, "backend", "", "what runs it: "+strings.Join(lab.Backends(), ", "))
+	f.StringArrayVar(&o.cmdline, "cmdline", nil, "a further kernel parameter")
+	f.StringArrayVar(&o.modules, "module", nil, "a further kernel module to load at boot")
+}
+
+// machine picks the machine or image called name, or the only one, and lays
+// the flags over it.
+func (o *machineOptions) machine(s *lab.Spec, name string) (*lab.Machine, error) {
+	m, err := pick(s, name)
+	if err != nil {
+		return nil, err
+	}
+	if o.memory != "" {
+		if m.Memory, err = lab.ParseMemory(o.memory); err != nil {
+			return nil, err
+		}
+	}
+	if o.backend != "" {
+		if err := lab.OneOf("backend", o.backend, lab.Backends()); err != nil {
+			return nil, err
+		}
+		m.Backend = lab.Backend(o.backend)
+	}
+	switch o.network {
+	case "":
+	case "none":
+		m.Networks = nil
+	default:
+		if err := lab.OneOf("network", o.network, append(s.NetworkNames(), "none")); err != nil {
+			return nil, err
+		}
+		m.Networks = []string{o.network}
+	}
+	if err := o.networks(s, m); err != nil {
+		return nil, err
+	}
+	for _, text := range o.forwards {
+		f, err := lab.ParseForward(text)
+		if err != nil {
+			return nil, err
+		}
+		m.Forwards = append(m.Forwards, f)
+	}
+	if len(m.Forwards) > 0 && s.Uplink(m) == nil {
+		return nil, usagef("machine %q has forwards, and no network with a gateway to forward over", m.Name)
+	}
+	for _, p := range o.cmdline {
+		m.Cmdline = append(m.Cmdline, strings.Fields(p)...)
+	}
+	m.Modules = append(m.Modules, o.modules...)
+	return m, nil
+}
+
+// networks lays the flags over the networks that the machine is on.
+func (o *machineOptions) networks(s *lab.Spec, m *lab.Machine) (err error) {
+	var subnet, subnet6 netip.Prefix
+	if o.subnet != "" {
+		if subnet, err = lab.ParseSubnet(o.subnet); err != nil {
+			return err
+		}
+	}
+	if o.subnet6 != "" {
+		if subnet6, err = lab.ParseSubnet6(o.subnet6); err != nil {
+			return err
+		}
+	}
+	for _, name := range m.Networks {
+		n := s.Networks[name]
+		n.NoHost = n.NoHost || o.noHost
+		n.Restrict = n.Restrict || o.restrict
+		if subnet.IsValid() {
+			n.Subnet = subnet
+		}
+		if subnet6.IsValid() {
+			n.Subnet6 = subnet6
+		}
+	}
+	return nil
+}
+
+// pick finds a machine or image by name; without one, the only machine, else
+// the only image.
+func pick(s *lab.Spec, name string) (*lab.Machine, error) {
+	machines, images := s.MachineNames(), s.ImageNames()
+	switch {
+	case name == "" && len(machines) == 1:
+		return s.Machines[machines[0]], nil
+	case name == "" && len(images) == 1:
+		return s.Throwaway(images[0]), nil
+	case name == "":
+		return nil, usagef("the file has several images and machines; name one of %s", strings.Join(append(images, machines...), ", "))
+	case s.Machines[name] != nil:
+		return s.Machines[name], nil
+	case s.Images[name] != nil:
+		return s.Throwaway(name), nil
+	}
+	return nil, lab.OneOf("image", name, append(images, machines...))
+}
