@@ -130,9 +130,9 @@ func (c *Client) release(ctx context.Context, s suite) (*Release, error) {
 	rec := c.loadRecord(url)
 	cached, cachedErr := c.verifyRecord(rec, s)
 	switch {
-	case c.o.Offline && rec != nil && rec.Absent, c.o.Offline && rec == nil && s.optional:
+	case c.o.Offline && s.optional && (rec == nil || rec.Absent):
 		return nil, nil
-	case c.o.Offline && rec == nil:
+	case c.o.Offline && (rec == nil || rec.Absent):
 		return nil, &OfflineError{What: "what the mirror says about " + s.name}
 	case c.o.Offline:
 		return c.staleOK(cached, cachedErr, s)
@@ -274,9 +274,10 @@ func (r *Release) packagesFiles(component, arch string) [][]string {
 	for _, a := range archs {
 		var forms []string
 		for _, end := range []string{".gz", ".xz", ""} {
-			name := component + "/binary-" + a + "/Packages" + end
-			if _, ok := r.files[name]; ok {
-				forms = append(forms, name)
+			name := component + "/binary-" + a + "/Packages"
+			_, plain := r.files[name] // its size, which xz needs in advance
+			if _, ok := r.files[name+end]; ok && (plain || end != ".xz") {
+				forms = append(forms, name+end)
 			}
 		}
 		if len(forms) > 0 {
