@@ -1,0 +1,9 @@
+package rootfs
+
+import (
+	"bufio"
+	"testing"
+)
+
+var _ = bufio.NewReader
+var _ testing.T

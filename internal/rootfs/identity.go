@@ -1,0 +1,235 @@
+package rootfs
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"strings"
+
+	"wolffia/internal/tree"
+)
+
+// Console says what a machine has on its console.
+type Console string
+
+// The kinds of console.
+const (
+	ConsoleNone    Console = "none"    // only what the kernel and init say
+	ConsoleSession Console = "session" // a shell for root; leaving it ends the machine
+	ConsoleShell   Console = "shell"   // a shell for root, and another when it ends
+	ConsoleLogin   Console = "login"   // a login prompt
+)
+
+// IdentityConfig is what makes a machine of an image.
+type IdentityConfig struct {
+	Hostname       string             // a DNS label, or several; empty leaves the image's
+	Status         string             // the device that init reports to, such as "/dev/ttyS0"; may be empty
+	Console        Console            // empty means ConsoleNone
+	ConsoleDevice  string             // terminal in /dev for it, such as "tty0"; empty means "console", which has no job control
+	Term           string             // the terminal's kind, as in $TERM; empty means "linux"
+	ControlMAC     net.HardwareAddr   // the link that the host comes in by; nil means none
+	ControlAddr    netip.Prefix       // the machine's address on it
+	HostKey        ed25519.PrivateKey // dropbear's; nil leaves the image's
+	AuthorizedKeys []string           // lines that let in root, besides the image's
+	NICs           []NIC              // in the guest's order
+	DNS            []netip.Addr       // name servers, besides those of leases
+	Modules        []string           // paths of modules in load order, each with options behind it
+	V6             bool               // wait (at most 1 s) for an address by router advertisement
+	Seed           []byte             // for the kernel's random numbers, where it has none yet
+	KeepInittab    bool               // the image's files bring their own /etc/inittab
+}
+
+// NIC is one network interface of a machine as its own system sees it.
+type NIC struct {
+	Name     string // "eth0", ...
+	MAC      net.HardwareAddr
+	DHCP     bool
+	Addrs    []netip.Prefix // static addresses, instead of DHCP
+	Gateways []netip.Addr   // default routers, with static addresses
+}
+
+// field is what may stand in a field of /etc/wolffia/machine, which the
+// shell reads: nothing that it would take as its own.
+var (
+	deviceRule = regexp.MustCompile(`^[A-Za-z0-9_/.-]{1,64}$`)
+	nicRule    = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,15}$`)
+	hostRule   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
+	moduleRule = regexp.MustCompile(`^/[A-Za-z0-9_/.+,=: -]+$`)
+)
+
+// Identity makes the files that belong to one machine, to be laid over the
+// image: as the second archive of its initramfs. Times are zero.
+func Identity(c IdentityConfig) (*tree.Tree, error) {
+	text, err := c.machineFile()
+	if err != nil {
+		return nil, fmt.Errorf("describe machine %s: %w", c.Hostname, err)
+	}
+	t := tree.New()
+	put := func(name string, perm uint32, content []byte) {
+		if err == nil && len(content) > 0 {
+			err = t.Put(name, tree.File(perm, tree.Bytes(content)))
+		}
+	}
+	if err := t.MkdirAll("/etc/wolffia", 0o755); err != nil {
+		return nil, err
+	}
+	put("/etc/wolffia/machine", 0o600, []byte(text))
+	put("/etc/wolffia/modules", 0o644, []byte(lines(c.Modules)))
+	put("/etc/wolffia/authorized_keys", 0o600, []byte(lines(c.AuthorizedKeys)))
+	put("/etc/wolffia/seed", 0o600, c.Seed)
+	if c.Hostname != "" {
+		put("/etc/hostname", 0o644, []byte(c.Hostname+"\n"))
+	}
+	if !c.KeepInittab {
+		put("/etc/inittab", 0o644, []byte(c.inittab()))
+	}
+	if c.HostKey != nil {
+		if err := t.MkdirAll("/etc/dropbear", 0o755); err != nil {
+			return nil, err
+		}
+		put("/etc/dropbear/dropbear_ed25519_host_key", 0o600, DropbearKey(c.HostKey))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+func lines(words []string) string {
+	if len(words) == 0 {
+		return ""
+	}
+	return strings.Join(words, "\n") + "\n"
+}
+
+// machineFile writes the variables that /init reads.
+func (c IdentityConfig) machineFile() (string, error) {
+	if err := c.check(); err != nil {
+		return "", err
+	}
+	var s strings.Builder
+	s.WriteString("# What sets this machine apart from others with its image. Read by /init.\n")
+	fmt.Fprintf(&s, "HOSTNAME=%s\nSTATUS=%s\n", c.Hostname, c.Status)
+	if c.Term != "" {
+		fmt.Fprintf(&s, "export TERM=%s\n", c.Term)
+	}
+	if c.ControlMAC != nil {
+		fmt.Fprintf(&s, "CONTROL_MAC=%s\nCONTROL_ADDR=%s\n", c.ControlMAC, c.ControlAddr)
+	}
+	nics := make([]string, len(c.NICs))
+	for i, n := range c.NICs {
+		nics[i] = n.field()
+	}
+	fmt.Fprintf(&s, "# NAME,MAC,MODE[,ADDRESS/BITS+...[,GATEWAY+...]] with MODE dhcp, static or auto (IPv6 only)\nNICS=%q\n", strings.Join(nics, " "))
+	if len(c.DNS) > 0 {
+		fmt.Fprintf(&s, "DNS=%q\n", join(c.DNS, " "))
+	}
+	if c.V6 {
+		s.WriteString("V6=1\n")
+	}
+	return s.String(), nil
+}
+
+func (c IdentityConfig) check() error {
+	switch {
+	case c.Hostname != "" && !hostRule.MatchString(c.Hostname):
+		return fmt.Errorf("host name %q is not a domain name", c.Hostname)
+	case c.Status != "" && !deviceRule.MatchString(c.Status):
+		return fmt.Errorf("status device %q is not a path", c.Status)
+	case c.ConsoleDevice != "" && !deviceRule.MatchString(c.ConsoleDevice):
+		return fmt.Errorf("console device %q is not a path", c.ConsoleDevice)
+	case c.Term != "" && !nicRule.MatchString(c.Term) && !deviceRule.MatchString(c.Term):
+		return fmt.Errorf("terminal kind %q is not a word", c.Term)
+	case c.ControlMAC != nil && !c.ControlAddr.IsValid():
+		return errors.New("the control link has no address")
+	case c.HostKey != nil && len(c.HostKey) != ed25519.PrivateKeySize:
+		return errors.New("the host key is not an ed25519 key")
+	}
+	switch c.Console {
+	case "", ConsoleNone, ConsoleSession, ConsoleShell, ConsoleLogin:
+	default:
+		return fmt.Errorf("console %q is none of none, session, shell and login", c.Console)
+	}
+	for _, n := range c.NICs {
+		if !nicRule.MatchString(n.Name) || len(n.MAC) != 6 {
+			return fmt.Errorf("network interface %q with address %s", n.Name, n.MAC)
+		}
+	}
+	for _, m := range c.Modules {
+		if !moduleRule.MatchString(m) {
+			return fmt.Errorf("module %q is not an absolute path", m)
+		}
+	}
+	for _, k := range c.AuthorizedKeys {
+		if strings.ContainsAny(k, "\n\x00") {
+			return errors.New("an authorized key is one line")
+		}
+	}
+	return nil
+}
+
+// field renders n for NICS.
+func (n NIC) field() string {
+	switch {
+	case n.DHCP:
+		return fmt.Sprintf("%s,%s,dhcp", n.Name, n.MAC)
+	case len(n.Addrs) == 0:
+		return fmt.Sprintf("%s,%s,auto", n.Name, n.MAC)
+	}
+	s := fmt.Sprintf("%s,%s,static,%s", n.Name, n.MAC, join(n.Addrs, "+"))
+	if len(n.Gateways) > 0 {
+		s += "," + join(n.Gateways, "+")
+	}
+	return s
+}
+
+func join[T fmt.Stringer](all []T, sep string) string {
+	words := make([]string, len(all))
+	for i, a := range all {
+		words[i] = a.String()
+	}
+	return strings.Join(words, sep)
+}
+
+// inittab is busybox init's table with the console that c asks for.
+func (c IdentityConfig) inittab() string {
+	tty := strings.TrimPrefix(c.ConsoleDevice, "/dev/")
+	id := tty
+	if tty == "" || tty == "console" {
+		id, tty = "", "console"
+	}
+	term := c.Term
+	if term == "" {
+		term = "linux"
+	}
+	var line string
+	switch c.Console {
+	case ConsoleSession:
+		line = id + "::once:/usr/lib/wolffia/session\n"
+	case ConsoleShell:
+		line = id + "::respawn:/bin/login -f root\n"
+	case ConsoleLogin:
+		line = fmt.Sprintf("%s::respawn:/sbin/getty -L 0 %s %s\n", id, tty, term)
+	}
+	return "# inittab of busybox's init, for this machine: TERMINAL::ACTION:COMMAND\n" + line + inittabTail
+}
+
+// DropbearKey gives an ed25519 key in the format of dropbear's host key files
+// (dropbear, src/ed25519.c, buf_put_ed25519_priv_key): the string
+// "ssh-ed25519" and the string of the 32 bytes of the seed and the 32 of the
+// public key, each with its length before it, as in RFC 4251, section 5.
+func DropbearKey(key ed25519.PrivateKey) []byte {
+	var b bytes.Buffer
+	for _, s := range [][]byte{[]byte("ssh-ed25519"), key} {
+		var n [4]byte
+		binary.BigEndian.PutUint32(n[:], uint32(len(s)))
+		b.Write(n[:])
+		b.Write(s)
+	}
+	return b.Bytes()
+}
