@@ -4,6 +4,21 @@
 // [Backend] turns it into a [Machine]: a kernel process tree that the backend
 // owns and ends. Packages machine/uml and machine/qemu are backends; both pass
 // the conformance suite machine/machinetest.
+//
+// What a guest can rely on, whatever the backend:
+//
+//   - /dev/console is the console, and what the kernel has to say there is
+//     errors only (loglevel=4), unless Spec.Cmdline asks for more;
+//
+//   - network interfaces come in the order of Spec.NICs, with their MAC
+//     addresses;
+//
+//   - Ctrl-Alt-Del (SIGINT to an init that asked for it, a restart otherwise)
+//     is how Stop asks for an end.
+//
+//     m, err := backend.Start(ctx, machine.Spec{Name: "alice", Kernel: k, Initramfs: []string{image, identity}, Dir: dir})
+//     io.Copy(os.Stdout, m.Console())
+//     if exit := m.Wait(); !exit.Clean { return exit.Err("alice", "init") }
 package machine
 
 import (
@@ -19,14 +34,17 @@ import (
 type Spec struct {
 	Name      string   // a DNS label; the default host name
 	Arch      string   // Debian's name: amd64, arm64, ...
-	Memory    int64    // bytes of RAM
-	Kernel    string   // path of the kernel, of the kind the backend boots
+	Memory    int64    // bytes of RAM; 0 means [DefaultMemory]
+	Kernel    string   // absolute path of the kernel, of the kind the backend boots
 	Initramfs []string // cpio archives on the host, joined in this order into the initramfs
-	Cmdline   []string // further kernel parameters, after the backend's own
+	Cmdline   []string // further kernel parameters, after the backend's own, which they override
 	NICs      []NIC    // in the guest's order
 	Dir       string   // existing private folder for sockets and scratch files; the caller removes it
 	Env       []string // the environment of host processes, as in os/exec; HOME need not exist
 }
+
+// DefaultMemory is the RAM of a machine whose Spec does not say, in bytes.
+const DefaultMemory = 128 << 20
 
 // NIC is one network interface of a machine.
 type NIC struct {
@@ -41,9 +59,17 @@ type Backend interface {
 	// Command gives the exact argv and environment that Start would use, with
 	// descriptor numbers as they would be, for explain and dry runs.
 	Command(Spec) (Command, error)
+	// Guest gives the names that things have inside.
+	Guest() Guest
 	// Start boots the machine. It returns when the kernel's process runs, not
 	// when the guest is up. Ending ctx kills the machine at once.
 	Start(ctx context.Context, spec Spec) (Machine, error)
+}
+
+// Guest is what a machine's init has to know about its backend.
+type Guest struct {
+	Console string // the console's own device, such as "/dev/tty0", which can be a controlling terminal
+	Status  string // the device that takes status lines, such as "/dev/ttyS0"
 }
 
 // Command is what a backend would run.
@@ -55,8 +81,9 @@ type Command struct {
 
 // Machine is a running machine. All methods may be called from any goroutine.
 type Machine interface {
-	// Console is the guest's console. Its bytes are kept until read, up to a
-	// bound; reading ends with io.EOF when the machine has ended and all is read.
+	// Console is the guest's console. Its last megabyte is kept until read (a
+	// guest is never held up by a reader); reading ends with io.EOF when the
+	// machine has ended and all is read.
 	Console() Console
 	// Status carries the lines that the guest's init reports about its own
 	// progress, one word and free text each ("stage network", "ready"). It
@@ -65,9 +92,11 @@ type Machine interface {
 	// Ports are the host's ends of Spec.NICs, in the same order. They are
 	// closed with the machine.
 	Ports() []vnet.Port
-	// Wait blocks until no process of the machine is left, and says how it ended.
+	// Wait blocks until no process of the machine is left, and says how it
+	// ended. It may be called any number of times.
 	Wait() Exit
-	// Stop asks the guest to shut down and kills it when ctx ends first.
+	// Stop asks the guest to shut down, kills it when ctx ends first, and
+	// waits for its end. The error is about a guest that had to be killed.
 	Stop(ctx context.Context) error
 	// Kill ends it at once.
 	Kill()
@@ -81,10 +110,41 @@ type Console interface {
 	Resize(cols, rows int) error
 }
 
-// Exit says how a machine ended.
+// Exit says how a machine ended, with all that a report needs.
 type Exit struct {
-	Clean bool   // the guest powered off or rebooted by itself, or after Stop
-	Cause string // otherwise: what was seen, such as "exit status 1" or "killed"
+	Clean  bool // the guest powered off or restarted by itself, or after Stop
+	Reboot bool // the guest asked for a restart; starting it again is the caller's choice
+
+	Stage string   // otherwise, the stage it did not survive: "start", "kernel", "init"
+	Cause string   // otherwise, the likely cause in words
+	Fix   string   // what to do about it, if that is known
+	Host  string   // how the host process ended: "exit status 1", "signal: killed"
+	Argv  []string // of the host process
+	Tail  []string // the last console lines, in order
+	Log   string   // path of the whole console log, in Spec.Dir
+}
+
+// Err makes a report of an exit that came before the machine was up, for a
+// machine called name. stage says where the caller was waiting ("network",
+// "access", ...) and is used where the exit does not know better.
+func (e Exit) Err(name, stage string) *StartError {
+	s := &StartError{
+		Machine: name, Stage: e.Stage, Cause: e.Cause, Fix: e.Fix,
+		Argv: e.Argv, Exit: e.Host, Tail: e.Tail, Log: e.Log,
+	}
+	if e.Clean {
+		s.Cause = "the guest powered off before it was up"
+		if e.Reboot {
+			s.Cause = "the guest restarted before it was up"
+		}
+	}
+	if s.Stage == "" {
+		s.Stage = stage
+	}
+	if s.Cause == "" {
+		s.Cause = "it ended"
+	}
+	return s
 }
 
 // StartError is a machine that could not be started or did not come up.

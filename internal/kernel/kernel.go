@@ -1,0 +1,183 @@
+// Package kernel gets kernels and their modules out of Debian packages, in the
+// form that machines boot.
+//
+// Two kinds are known: user-mode-linux, an ordinary program that [Kernel.InstallUML]
+// makes independent of the host's C library, and the modules of any kernel
+// whose package holds /usr/lib/modules/RELEASE (or /lib/modules/RELEASE).
+//
+//	k, err := kernel.FromPackage(pkg)                          // an unpacked user-mode-linux
+//	err = k.InstallUML(dir, libc)                              // dir/linux, dir/rt
+//	mods, err := k.Closure([]string{"ipv6", "overlay"})        // in the order to load
+//	t, err := kernel.ModuleTree(k.Release, mods)               // for an initramfs
+//
+// Modules' dependencies are read from the modules themselves (the .modinfo
+// section), since packages come without modules.dep; it is what depmod does.
+// Modules are unpacked (xz, zstd, gzip) and lose their debug information,
+// unless they are signed, so that guests load them fast.
+//
+// Deliberately absent so far: building kernels, boot images (vmlinuz), and the
+// wildcards of modules.alias.
+//
+// See https://docs.kernel.org/virt/uml/user_mode_linux_howto_v2.html and
+// depmod(8).
+package kernel
+
+import (
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+
+	"wolffia/internal/tree"
+)
+
+// Kernel is what a package holds of a kernel.
+type Kernel struct {
+	Release string     // as uname -r prints it: "6.1.176"
+	Config  string     // the configuration, if the package has it; one option a line
+	Modules *tree.Tree // what /lib/modules/RELEASE holds; never nil
+	uml     *tree.Node // the executable of user-mode-linux, or nil
+
+	index *moduleIndex
+}
+
+// moduleRoots are the folders of packages below which modules lie, by release.
+var moduleRoots = []string{"/usr/lib/uml/modules", "/usr/lib/modules", "/lib/modules"}
+
+// limits on files that are read whole.
+const (
+	maxConfig = 4 << 20
+	maxText   = 16 << 20 // of modules.builtin and its like
+	maxModule = 64 << 20 // of a module, unpacked
+	maxLinux  = 1 << 30  // of a user-mode-linux executable
+)
+
+// FromPackage finds the kernel in an unpacked package: user-mode-linux, or a
+// linux-image with its modules.
+func FromPackage(pkg *tree.Tree) (*Kernel, error) {
+	k := &Kernel{}
+	for _, root := range moduleRoots {
+		_, n, err := pkg.Resolve(root)
+		if err != nil || !n.IsDir() {
+			continue
+		}
+		releases := n.Names()
+		if len(releases) != 1 || !n.Child(releases[0]).IsDir() {
+			return nil, fmt.Errorf("find kernel in package: %s holds %d kernel releases (%s), not one",
+				root, len(releases), strings.Join(releases, ", "))
+		}
+		k.Release = releases[0]
+		k.Modules = tree.New()
+		if err := graft(k.Modules, "/", n.Child(k.Release)); err != nil {
+			return nil, fmt.Errorf("find kernel in package: %w", err)
+		}
+		break
+	}
+	if k.Modules == nil {
+		return nil, errors.New("find kernel in package: no folder " + strings.Join(moduleRoots, ", ") + " in it")
+	}
+	if _, n, err := pkg.Resolve("/usr/bin/linux.uml"); err == nil && n.Type() == tree.TypeRegular {
+		k.uml = n
+	}
+	k.Config = config(pkg, k.Release)
+	return k, nil
+}
+
+// graft puts the directory n and all below it at name.
+func graft(t *tree.Tree, name string, n *tree.Node) error {
+	for _, c := range n.Names() {
+		child, at := n.Child(c), path.Join(name, c)
+		if !child.IsDir() {
+			if err := t.Put(at, child); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := t.MkdirAll(at, 0o755); err != nil {
+			return err
+		}
+		if err := graft(t, at, child); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// config reads the kernel's configuration, which is documentation to us: what
+// can't be read is not there.
+func config(pkg *tree.Tree, release string) string {
+	if b, err := pkg.ReadFile("/boot/config-"+release, maxConfig); err == nil {
+		return string(b)
+	}
+	b, err := pkg.ReadFile("/usr/share/doc/user-mode-linux/config.gz", maxConfig)
+	if err != nil {
+		return ""
+	}
+	z, err := gzip.NewReader(strings.NewReader(string(b)))
+	if err != nil {
+		return ""
+	}
+	out, err := io.ReadAll(io.LimitReader(z, maxConfig))
+	if err != nil {
+		return ""
+	}
+	return string(out)
+}
+
+// Has says how an option is set: "y", "m", a value, or "" for not at all.
+func (k *Kernel) Has(option string) string {
+	for line := range strings.Lines(k.Config) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "CONFIG_"+strings.TrimPrefix(option, "CONFIG_")+"="); ok {
+			return strings.Trim(v, `"`)
+		}
+	}
+	return ""
+}
+
+// ModuleTree is the part of a root that holds mods for the kernel release:
+// /lib/modules/RELEASE/..., with a modules.dep that modprobe understands, and
+// /etc/wolffia/modules, which lists their paths, one a line, in the order in
+// which an init without modprobe is to insmod them.
+func ModuleTree(release string, mods []Module) (*tree.Tree, error) {
+	t := tree.New()
+	base := "/lib/modules/" + release
+	var order, dep strings.Builder
+	byName := map[string]string{}
+	for _, m := range mods {
+		byName[m.Name] = m.Path
+	}
+	for _, m := range mods {
+		at := path.Join(base, m.Path)
+		if err := t.MkdirAll(path.Dir(at), 0o755); err != nil {
+			return nil, fmt.Errorf("make module tree: %w", err)
+		}
+		if err := t.Put(at, tree.File(0o644, tree.Bytes(m.Data))); err != nil {
+			return nil, fmt.Errorf("make module tree: %w", err)
+		}
+		order.WriteString(at + "\n")
+		dep.WriteString(m.Path + ":")
+		for _, d := range m.Depends {
+			dep.WriteString(" " + byName[d])
+		}
+		dep.WriteString("\n")
+	}
+	if err := t.MkdirAll("/etc/wolffia", 0o755); err != nil {
+		return nil, err
+	}
+	if err := t.MkdirAll(base, 0o755); err != nil {
+		return nil, err
+	}
+	return t, errors.Join(
+		t.Put(base+"/modules.dep", tree.File(0o644, tree.Bytes(dep.String()))),
+		t.Put("/etc/wolffia/modules", tree.File(0o644, tree.Bytes(order.String()))))
+}
+
+// sortedUnique is a sorted copy of names without repetitions.
+func sortedUnique(names []string) []string {
+	out := slices.Clone(names)
+	slices.Sort(out)
+	return slices.Compact(out)
+}

@@ -1,0 +1,73 @@
+package machine
+
+import (
+	"slices"
+	"strings"
+)
+
+// Symptom is a line that tells why a machine did not live, and what it means.
+type Symptom struct {
+	Text  string // what the line contains
+	Stage string // "start", "kernel", "init"
+	Cause string // a trailing space asks for the rest of the line, after Text
+	Fix   string // may be empty
+}
+
+// Diagnose finds the first symptom, in the table's order, that any of the lines
+// shows. Tables are put together from the special to the general: the ones of
+// the backend, then [KernelSymptoms].
+func Diagnose(lines []string, tables ...[]Symptom) (Symptom, bool) {
+	for _, s := range slices.Concat(tables...) {
+		for _, line := range lines {
+			_, rest, found := strings.Cut(line, s.Text)
+			if !found {
+				continue
+			}
+			if strings.HasSuffix(s.Cause, " ") {
+				s.Cause = strings.TrimRight(s.Cause+strings.TrimSpace(rest), ": ")
+			}
+			return s, true
+		}
+	}
+	return Symptom{}, false
+}
+
+const (
+	fixMemory = "give the machine more memory (--memory)"
+	fixImage  = "build the image again; if it comes from the cache, remove it there first (wolffia cache prune)"
+	fixInit   = "put an executable /init for this architecture, and the loader and libraries it needs, into the image"
+)
+
+// KernelSymptoms are what any Linux kernel says before it gives up, special
+// causes before the panics they lead to.
+func KernelSymptoms() []Symptom {
+	return []Symptom{
+		{"Initramfs unpacking failed: write error", "kernel", "the initramfs does not fit into the machine's memory", fixMemory},
+		{"Initramfs unpacking failed: ", "kernel", "the initramfs is damaged: ", fixImage},
+		{"rootfs image is not initramfs", "kernel", "the initramfs is damaged or of an unknown format: ", fixImage},
+		{"System is deadlocked on memory", "kernel", "the machine ran out of memory", fixMemory},
+		{"Out of memory and no killable processes", "kernel", "the machine ran out of memory", fixMemory},
+		{"Failed to allocate", "kernel", "the machine has too little memory to boot: failed to allocate ", fixMemory},
+		{"not enough memory", "kernel", "the machine has too little memory to boot", fixMemory},
+		{"page allocation failure", "kernel", "the machine ran out of memory", fixMemory},
+		{"Failed to execute /init (error -2)", "init", "/init, or the interpreter or loader that it names, is not in the image", fixInit},
+		{"Failed to execute /init (error -8)", "init", "/init is not a program for this machine's architecture", fixInit},
+		{"Failed to execute /init (error -13)", "init", "/init is not executable", fixInit},
+		{"Failed to execute /init (error -12)", "init", "there is not enough memory to run /init", fixMemory},
+		{"Failed to execute /init ", "init", "/init can't be executed ", fixInit},
+		{"Failed to execute ", "init", "init can't be executed: ", fixInit},
+		{"Requested init ", "init", "the init= program can't be executed: ", fixInit},
+		{"No working init found", "init", "there is no init in the image", fixInit},
+		{"VFS: Unable to mount root fs", "kernel", "there is no /init in the initramfs and no other root", fixInit},
+		{"exitcode=0x00000004", "init", "init was killed by an illegal instruction (SIGILL): it was built for another processor", fixInit},
+		{"exitcode=0x00000009", "init", "init was killed (SIGKILL), most likely for lack of memory", fixMemory},
+		{"exitcode=0x0000000b", "init", "init crashed (SIGSEGV)", ""},
+		{"exitcode=0x00007f00", "init", "init ended with status 127: a program or library that it needs is not in the image", fixInit},
+		{"exitcode=0x00000000", "init", "init ended (status 0), which it never may", "let init start what it starts and wait, or power the machine off"},
+		{"Attempted to kill init! exitcode=", "init", "init ended, which it never may; exit code ", "let init start what it starts and wait, or power the machine off"},
+		{"Kernel panic - not syncing: ", "kernel", "the kernel panicked: ", ""},
+		{"kernel BUG at ", "kernel", "the kernel stopped at a bug: ", ""},
+		{"Unable to handle kernel ", "kernel", "the kernel crashed: unable to handle kernel ", ""},
+		{"insmod: ", "init", "a kernel module could not be loaded: ", "take a kernel and modules of the same release"},
+	}
+}

@@ -1,0 +1,126 @@
+package uml
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"wolffia/internal/machine"
+)
+
+// console is the near side of the pseudo-terminal.
+type console struct {
+	machine.Transcript
+	pty *os.File
+}
+
+// openPTY makes a pseudo-terminal in raw mode, 80 by 24. It goes through
+// TIOCGPTPEER, so that no path in /dev/pts has to be right.
+func openPTY() (near, far *os.File, err error) {
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open pseudo-terminal: /dev/ptmx: %w", err)
+	}
+	near = os.NewFile(uintptr(fd), "console")
+	fail := func(err error) (*os.File, *os.File, error) {
+		near.Close()
+		return nil, nil, fmt.Errorf("open pseudo-terminal: %w", err)
+	}
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		return fail(err)
+	}
+	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		return fail(errno)
+	}
+	far = os.NewFile(peer, "console")
+	if err := errors.Join(raw(int(peer)), setSize(int(peer), 80, 24)); err != nil {
+		far.Close()
+		return fail(err)
+	}
+	return near, far, nil
+}
+
+// raw is cfmakeraw(3).
+func raw(fd int) error {
+	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
+	t.Oflag &^= unix.OPOST
+	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
+	t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
+	return unix.IoctlSetTermios(fd, unix.TCSETS, t)
+}
+
+func setSize(fd, cols, rows int) error {
+	if cols < 0 || rows < 0 || cols > 0xffff || rows > 0xffff {
+		return fmt.Errorf("%d by %d is no size of a terminal", cols, rows)
+	}
+	return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Col: uint16(cols), Row: uint16(rows)})
+}
+
+// Write implements [machine.Console].
+func (c *console) Write(p []byte) (int, error) { return c.pty.Write(p) }
+
+// Resize implements [machine.Console]. The kernel on the other side gets a
+// SIGWINCH from the pseudo-terminal and passes it on.
+func (c *console) Resize(cols, rows int) error {
+	raw, err := c.pty.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("resize console: %w", err)
+	}
+	var set error
+	if err := raw.Control(func(fd uintptr) { set = setSize(int(fd), cols, rows) }); err != nil {
+		set = err
+	}
+	if set != nil {
+		return fmt.Errorf("resize console: %w", set)
+	}
+	return nil
+}
+
+// pump moves the guest's output into the transcript until the machine is gone.
+// first is called once, before the first output is taken.
+func (c *console) pump(first func()) {
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := c.pty.Read(buf)
+		if n > 0 {
+			if first != nil {
+				first()
+				first = nil
+			}
+			_, _ = c.Transcript.Write(buf[:n])
+		}
+		// EIO is the end of a pseudo-terminal whose other side is closed.
+		if err != nil && !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	_ = c.Transcript.Close()
+}
+
+// statusReader gives the status lines without the carriage returns that the
+// guest's serial line puts before each newline.
+type statusReader struct{ r io.Reader }
+
+func (s statusReader) Read(p []byte) (int, error) {
+	for {
+		n, err := s.r.Read(p)
+		if errors.Is(err, fs.ErrClosed) {
+			err = io.EOF
+		}
+		kept := bytes.ReplaceAll(p[:n], []byte{'\r'}, nil)
+		if n = copy(p, kept); n > 0 || err != nil || len(p) == 0 {
+			return n, err
+		}
+	}
+}

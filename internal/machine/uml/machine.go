@@ -1,0 +1,306 @@
+package uml
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"wolffia/internal/kernel"
+	"wolffia/internal/machine"
+	"wolffia/internal/machine/keeper"
+	"wolffia/internal/vnet"
+	"wolffia/internal/vnet/wire"
+)
+
+// running is a started machine.
+type running struct {
+	spec    machine.Spec
+	argv    []string
+	proc    *keeper.Process
+	console *console
+	log     *os.File
+	status  *os.File
+	ports   []vnet.Port
+	killed  atomic.Bool
+
+	done chan struct{}
+	exit machine.Exit // valid after done
+}
+
+// start opens what the machine needs and starts it. On failure everything is
+// closed again.
+func (b Backend) start(ctx context.Context, p *plan) (_ *running, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("start machine %s: %w", p.spec.Name, err)
+	}
+	dir, err := p.memoryDir()
+	if err != nil {
+		return nil, err
+	}
+	m := &running{spec: p.spec, argv: append([]string{p.spec.Kernel}, p.argv[1:]...), console: &console{}, done: make(chan struct{})}
+	var theirs []*os.File // descriptors 3 and up
+	defer func() {
+		for _, f := range theirs {
+			f.Close()
+		}
+		if err != nil {
+			m.close()
+			var known *machine.StartError
+			if !errors.As(err, &known) {
+				err = fmt.Errorf("start machine %s: %w", p.spec.Name, err)
+			}
+		}
+	}()
+	if theirs, err = m.open(p); err != nil {
+		return nil, err
+	}
+	host, err := os.Create(filepath.Join(p.spec.Dir, hostLog))
+	if err != nil {
+		return nil, err
+	}
+	defer host.Close()
+	first := func() {}
+	if p.join {
+		joined := theirs[len(theirs)-1]
+		first, err = forget(joined)
+		if err != nil {
+			return nil, err
+		}
+	}
+	m.proc, err = keeper.Start(keeper.Command{
+		Path: p.spec.Kernel, Argv: p.argv, Env: append(p.env, "TMPDIR="+dir), Dir: p.spec.Dir,
+		Stdio: [3]*os.File{1: host, 2: host}, Files: theirs, FixedLayout: true, Mode: b.Hold,
+	})
+	if err != nil {
+		return nil, explainExec(p, err)
+	}
+	stop := context.AfterFunc(ctx, m.Kill)
+	go m.own(first, stop)
+	return m, nil
+}
+
+// forget gives a function that frees the content of a file in memory, which
+// the kernel keeps open for as long as it runs but reads only once.
+func forget(f *os.File) (func(), error) {
+	fd, err := syscall.Dup(int(f.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	syscall.CloseOnExec(fd)
+	mine := os.NewFile(uintptr(fd), "initramfs")
+	return func() {
+		_ = mine.Truncate(0)
+		mine.Close()
+	}, nil
+}
+
+// open makes the near sides of the machine's descriptors, and gives the far
+// ones in the order of the plan.
+func (m *running) open(p *plan) (theirs []*os.File, err error) {
+	if p.runtime != "" {
+		link := filepath.Join(p.spec.Dir, kernel.RuntimeDir)
+		if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		if err := os.Symlink(p.runtime, link); err != nil {
+			return nil, err
+		}
+	}
+	if m.log, err = os.Create(filepath.Join(p.spec.Dir, consoleLog)); err != nil {
+		return nil, err
+	}
+	m.console.Log = m.log
+	near, far, err := openPTY()
+	if err != nil {
+		return nil, err
+	}
+	m.console.pty = near
+	theirs = append(theirs, far)
+	r, w, err := os.Pipe()
+	if err != nil {
+		return theirs, err
+	}
+	m.status = r
+	theirs = append(theirs, w)
+	for range p.spec.NICs {
+		port, guest, err := wire.Socketpair(wire.Seqpacket)
+		if err != nil {
+			return theirs, err
+		}
+		m.ports = append(m.ports, port)
+		theirs = append(theirs, guest)
+	}
+	if p.join {
+		f, err := joinInitramfs(p.spec.Initramfs)
+		if err != nil {
+			return theirs, err
+		}
+		theirs = append(theirs, f)
+	} else if len(p.spec.Initramfs) == 1 {
+		if f, err := os.Open(p.spec.Initramfs[0]); err != nil {
+			return theirs, fmt.Errorf("initramfs: %w", err)
+		} else {
+			f.Close()
+		}
+	}
+	return theirs, nil
+}
+
+// explainExec turns a failed execution into a report.
+func explainExec(p *plan, err error) error {
+	e := &machine.StartError{
+		Machine: p.spec.Name, Stage: "start", Cause: "the kernel can't be executed",
+		Argv: append([]string{p.spec.Kernel}, p.argv[1:]...), Err: err,
+	}
+	switch {
+	case errors.Is(err, syscall.EACCES):
+		e.Cause += ": it is not an executable file, or lies on a file system mounted noexec"
+		e.Fix = "chmod +x it, or keep it elsewhere (wolffia's cache follows XDG_CACHE_HOME)"
+	case errors.Is(err, syscall.ENOEXEC):
+		e.Cause += ": it is not a program for this host"
+		e.Fix = "give a user-mode-linux kernel built for this host's architecture"
+	}
+	return e
+}
+
+// own waits for the machine's end and closes what belongs to it.
+func (m *running) own(first func(), stop func() bool) {
+	defer close(m.done)
+	var once sync.Once
+	var pumped sync.WaitGroup
+	pumped.Go(func() { m.console.pump(func() { once.Do(first) }) })
+	ws, err := m.proc.Wait()
+	stop()
+	once.Do(first)
+	pumped.Wait() // ends by itself: no process holds the other side any more
+	m.exit = m.classify(ws, err)
+	m.closeAfter()
+}
+
+// close frees everything of a machine that never ran.
+func (m *running) close() {
+	if m.status != nil {
+		m.status.Close()
+	}
+	m.closeAfter()
+}
+
+// closeAfter frees everything but the status pipe, which still has to be read.
+func (m *running) closeAfter() {
+	if m.console.pty != nil {
+		m.console.pty.Close()
+	}
+	if m.log != nil {
+		m.log.Close()
+	}
+	for _, p := range m.ports {
+		p.Close()
+	}
+}
+
+// Console implements [machine.Machine].
+func (m *running) Console() machine.Console { return m.console }
+
+// Status implements [machine.Machine].
+func (m *running) Status() io.Reader { return statusReader{m.status} }
+
+// Ports implements [machine.Machine].
+func (m *running) Ports() []vnet.Port { return m.ports }
+
+// Wait implements [machine.Machine].
+func (m *running) Wait() machine.Exit {
+	<-m.done
+	return m.exit
+}
+
+// Kill implements [machine.Machine].
+func (m *running) Kill() {
+	m.killed.Store(true)
+	m.proc.Kill()
+}
+
+// Stop implements [machine.Machine].
+func (m *running) Stop(ctx context.Context) error {
+	retry := time.NewTicker(20 * time.Millisecond)
+	defer retry.Stop()
+	asked := false
+	for {
+		if !asked { // the kernel may not have its console yet
+			_, err := mconsole(filepath.Join(m.spec.Dir, umid, "mconsole"), "cad")
+			asked = err == nil
+		}
+		tick := retry.C
+		if asked {
+			tick = nil
+		}
+		select {
+		case <-m.done:
+			return nil
+		case <-tick:
+		case <-ctx.Done():
+			m.Kill()
+			<-m.done
+			return fmt.Errorf("stop machine %s: it had to be killed: %w", m.spec.Name, context.Cause(ctx))
+		}
+	}
+}
+
+// tailLines is how many console lines a report has.
+const tailLines = 30
+
+// classify says how the machine ended.
+func (m *running) classify(ws syscall.WaitStatus, keeperErr error) machine.Exit {
+	host := readTail(filepath.Join(m.spec.Dir, hostLog))
+	e := machine.Exit{Argv: m.argv, Log: m.log.Name(), Host: describe(ws)}
+	guest := m.console.Tail(tailLines)
+	e.Tail = guest
+	if len(guest) == 0 { // it did not come as far as its console
+		e.Tail = host
+	}
+	restarted := strings.Contains(strings.Join(host, "\n"), restartFailed)
+	switch {
+	case m.killed.Load():
+		e.Cause = "killed"
+	case keeperErr != nil:
+		e.Cause = "the process that holds the machine was killed"
+	case ws.Exited() && (ws.ExitStatus() == 0 || restarted):
+		e.Clean, e.Reboot = true, restarted
+	default:
+		s, ok := machine.Diagnose(append(host, m.console.Tail(1000)...), symptoms(), machine.KernelSymptoms())
+		if !ok {
+			s = machine.Symptom{Stage: "kernel", Cause: "the kernel ended with " + e.Host}
+		}
+		e.Stage, e.Cause, e.Fix = s.Stage, s.Cause, s.Fix
+	}
+	return e
+}
+
+func describe(ws syscall.WaitStatus) string {
+	if ws.Signaled() {
+		return "signal: " + ws.Signal().String()
+	}
+	return fmt.Sprintf("exit status %d", ws.ExitStatus())
+}
+
+// readTail gives the last lines of a log.
+func readTail(name string) []string {
+	const most = 64 << 10
+	f, err := os.Open(name)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if size, err := f.Seek(0, io.SeekEnd); err == nil {
+		_, _ = f.Seek(max(0, size-most), io.SeekStart)
+	}
+	b, _ := io.ReadAll(io.LimitReader(f, most))
+	return machine.Lines(string(b), tailLines)
+}

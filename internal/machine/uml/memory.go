@@ -1,0 +1,99 @@
+package uml
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"wolffia/internal/machine"
+)
+
+// memoryDir finds a folder for the machine's memory, which is an unlinked file
+// that the kernel maps, also for execution.
+func (p *plan) memoryDir() (string, error) {
+	candidates := []string{"/dev/shm"}
+	for _, e := range p.spec.Env {
+		if dir, ok := strings.CutPrefix(e, "TMPDIR="); ok && dir != "" {
+			candidates = append(candidates, dir)
+		}
+	}
+	candidates = append(candidates, p.spec.Dir)
+	var why []error
+	for _, dir := range candidates {
+		err := takesMemory(dir, p.spec.Memory)
+		if err == nil {
+			return dir, nil
+		}
+		why = append(why, fmt.Errorf("%s: %w", dir, err))
+	}
+	return "", &machine.StartError{
+		Machine: p.spec.Name, Stage: "start",
+		Cause: fmt.Sprintf("no folder takes the machine's memory (%d MiB)", p.spec.Memory>>20),
+		Fix:   "ask for less memory, or set TMPDIR to a folder with room that is not mounted noexec",
+		Err:   errors.Join(why...),
+	}
+}
+
+// takesMemory tries what the kernel will do in dir.
+func takesMemory(dir string, size int64) error {
+	f, err := os.CreateTemp(dir, "wolffia-memory-*")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := os.Remove(f.Name()); err != nil {
+		return err
+	}
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	page, err := unix.Mmap(int(f.Fd()), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("map for execution: %w", err)
+	}
+	_ = unix.Munmap(page)
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+		return err
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; fs.Blocks > 0 && free < size {
+		return fmt.Errorf("%d MiB are free", free>>20)
+	}
+	return nil
+}
+
+// joinInitramfs puts cpio archives one behind the other into a file in memory.
+// Each begins at a multiple of four, as the kernel wants it (initramfs buffer
+// format, Documentation/driver-api/early-userspace).
+func joinInitramfs(paths []string) (*os.File, error) {
+	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("join initramfs: %w", err)
+	}
+	out := os.NewFile(uintptr(fd), "initramfs")
+	for _, path := range paths {
+		if err := appendFile(out, path); err != nil {
+			out.Close()
+			return nil, fmt.Errorf("join initramfs: %w", err)
+		}
+	}
+	return out, nil
+}
+
+func appendFile(out *os.File, path string) error {
+	in, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	n, err := io.Copy(out, in)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(make([]byte, -n&3))
+	return err
+}

@@ -1,0 +1,241 @@
+// Package uml runs machines as User-Mode Linux: a Linux kernel that is an
+// ordinary process. It needs neither root nor KVM; it does need ptrace or, from
+// Linux 6.16 on, seccomp filters.
+//
+//	b := uml.Backend{}
+//	m, err := b.Start(ctx, machine.Spec{Name: "alice", Kernel: dir + "/linux", Initramfs: []string{image}, Dir: scratch})
+//
+// Each machine is one process tree under package machine/keeper, which ends
+// with this process whatever happens. The console is a pseudo-terminal whose
+// size the guest follows; status lines come over a serial line (/dev/ttyS0)
+// that is a pipe; each NIC is a vector device on a SOCK_SEQPACKET socket pair;
+// orders (Ctrl-Alt-Del) go to the management console's socket. Everything the
+// kernel writes on the host lies in Spec.Dir, except its memory: an unlinked
+// file on the first of /dev/shm, TMPDIR and Spec.Dir that takes it.
+//
+// The kernel boots quietly (loglevel=4: errors are shown on the console) and
+// without what costs time for nothing in a machine: the calibration of the
+// delay loop, and the benchmark of RAID 6 code, which is most of the boot of a
+// distribution's kernel. A machine that wants RAID 5 or 6 (md, btrfs) gives an
+// initcall_blacklist= of its own in Spec.Cmdline, which replaces this
+// package's.
+//
+// A guest that restarts ends: the kernel would execute itself again, which is
+// made to fail, and shows as [machine.Exit].Reboot.
+//
+// Deliberately absent: more than one processor, disks, and the old network
+// transports (tuntap, daemon, vde), which newer kernels have not got.
+//
+// See https://docs.kernel.org/virt/uml/user_mode_linux_howto_v2.html.
+package uml
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"wolffia/internal/kernel"
+	"wolffia/internal/machine"
+	"wolffia/internal/machine/keeper"
+)
+
+// Backend starts User-Mode Linux machines.
+type Backend struct {
+	// Hold forces a way of holding the process tree; empty for the best there
+	// is.
+	Hold keeper.Mode
+}
+
+// Bounds of what a Spec may ask for.
+const (
+	MinMemory = 16 << 20 // bytes; a distribution's kernel does not boot in less
+	MaxMemory = 1 << 40
+	MinMTU    = 68 // RFC 791
+	MaxMTU    = 65535 - 14 - 4
+	maxNICs   = 16 // vec0 to vec15
+)
+
+// Names in Spec.Dir.
+const (
+	umid       = "u"           // folder of the management console
+	consoleLog = "console.log" // what the guest's console said
+	hostLog    = "host.log"    // what the kernel said as a host process
+	firstFD    = 3
+)
+
+// Name implements [machine.Backend].
+func (Backend) Name() string { return "uml" }
+
+// Guest implements [machine.Backend].
+func (Backend) Guest() machine.Guest {
+	return machine.Guest{Console: "/dev/tty0", Status: "/dev/ttyS0"}
+}
+
+// plan is how a Spec is run.
+type plan struct {
+	spec    machine.Spec
+	argv    []string // argv[0] is a name, not the kernel's path
+	env     []string
+	fds     []string // what descriptor 3 and up are
+	runtime string   // folder of the kernel's own loader and libraries, or ""
+	join    bool     // the initramfs has to be put together, as the last descriptor
+}
+
+// defaults are the kernel parameters that every machine gets, unless
+// Spec.Cmdline has one of the same name. The initcalls are those of RAID 6
+// before and since Linux 7; unknown ones do no harm.
+var defaults = []string{
+	"loglevel=4",
+	"seccomp=auto", // guests' system calls by seccomp, where the kernel can; twice as fast as ptrace
+	"lpj=15000000",
+	"initcall_blacklist=raid6_select_algo,raid6_init",
+	"ubd0r=/dev/null", // instead of looking for a file called root_fs
+}
+
+func newPlan(spec machine.Spec) (*plan, error) {
+	if err := check(&spec); err != nil {
+		return nil, err
+	}
+	p := &plan{spec: spec}
+	interp, err := kernel.Interpreter(spec.Kernel)
+	if err != nil {
+		return nil, &machine.StartError{
+			Machine: spec.Name, Stage: "start", Cause: "the kernel is not an executable program for this host",
+			Fix: "give a user-mode-linux kernel built for this host's architecture", Err: err,
+		}
+	}
+	switch {
+	case interp == kernel.RuntimeLoader:
+		p.runtime = filepath.Join(filepath.Dir(spec.Kernel), kernel.RuntimeDir)
+		interp = filepath.Join(filepath.Dir(spec.Kernel), kernel.RuntimeLoader)
+		fallthrough
+	case interp != "":
+		if _, err := os.Stat(interp); err != nil {
+			return nil, &machine.StartError{
+				Machine: spec.Name, Stage: "start", Cause: "the kernel's dynamic loader is missing: " + interp,
+				Fix: "let wolffia get a kernel with a C library of its own, or use a static one", Err: err,
+			}
+		}
+	}
+	p.arguments()
+	return p, nil
+}
+
+func check(s *machine.Spec) error {
+	if s.Memory == 0 {
+		s.Memory = machine.DefaultMemory
+	}
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("machine %s: "+format, append([]any{s.Name}, args...)...)
+	}
+	switch {
+	case s.Memory < MinMemory:
+		return bad("%d bytes of memory are too few; the least is %d MiB", s.Memory, MinMemory>>20)
+	case s.Memory > MaxMemory:
+		return bad("%d bytes of memory are too many; the most is %d GiB", s.Memory, MaxMemory>>30)
+	case len(s.NICs) > maxNICs:
+		return bad("%d network interfaces are too many; the most is %d", len(s.NICs), maxNICs)
+	case !filepath.IsAbs(s.Kernel), !filepath.IsAbs(s.Dir):
+		return bad("kernel %q and folder %q must be absolute paths", s.Kernel, s.Dir)
+	}
+	s.NICs = slices.Clone(s.NICs)
+	for i := range s.NICs {
+		n := &s.NICs[i]
+		if n.MTU == 0 {
+			n.MTU = 1500
+		}
+		if n.MTU < MinMTU || n.MTU > MaxMTU {
+			return bad("network interface %d: an MTU of %d is not between %d and %d", i, n.MTU, MinMTU, MaxMTU)
+		}
+		if len(n.MAC) != 6 || n.MAC[0]&1 != 0 || slices.Equal(n.MAC, make(net.HardwareAddr, 6)) {
+			return bad("network interface %d: %q is not the MAC address of one interface", i, n.MAC)
+		}
+	}
+	return nil
+}
+
+// arguments lays out descriptors, parameters and environment.
+func (p *plan) arguments() {
+	s := p.spec
+	fd := func(what string) int {
+		p.fds = append(p.fds, what)
+		return firstFD + len(p.fds) - 1
+	}
+	console, status := fd("console: terminal side of a pseudo-terminal"), fd("status lines: writing end of a pipe")
+	// A restarting kernel executes argv[0], which must not exist then.
+	p.argv = []string{
+		"wolffia-uml/" + s.Name,
+		fmt.Sprintf("mem=%dK", s.Memory>>10),
+		"uml_dir=./", "umid=" + umid,
+		"con=null", fmt.Sprintf("con0=fd:%d,fd:%d", console, console),
+		"ssl=null", fmt.Sprintf("ssl0=null,fd:%d", status),
+	}
+	for i, n := range s.NICs {
+		p.argv = append(p.argv, fmt.Sprintf("vec%d:transport=fd,fd=%d,mac=%s,mtu=%d,depth=128",
+			i, fd(fmt.Sprintf("network interface %d: a SOCK_SEQPACKET socket", i)), n.MAC, n.MTU))
+	}
+	switch len(s.Initramfs) {
+	case 0:
+	case 1:
+		p.argv = append(p.argv, "initrd="+s.Initramfs[0])
+	default:
+		p.join = true
+		p.argv = append(p.argv, "initrd=/proc/self/fd/"+strconv.Itoa(fd("initramfs: "+strings.Join(s.Initramfs, " + "))))
+	}
+	for _, d := range defaults {
+		name, _, _ := strings.Cut(d, "=")
+		if !slices.ContainsFunc(s.Cmdline, func(c string) bool { return strings.HasPrefix(c, name+"=") }) {
+			p.argv = append(p.argv, d)
+		}
+	}
+	p.argv = append(p.argv, s.Cmdline...)
+
+	for _, e := range s.Env {
+		name, _, _ := strings.Cut(e, "=")
+		switch {
+		case name == "TMPDIR", name == "TMP", name == "TEMP":
+		case p.runtime != "" && strings.HasPrefix(name, "LD_"): // meant for another C library
+		default:
+			p.env = append(p.env, e)
+		}
+	}
+	if p.runtime != "" {
+		p.env = append(p.env, "LD_LIBRARY_PATH="+kernel.RuntimeDir)
+	}
+}
+
+// Command implements [machine.Backend]. The command is to be run in Spec.Dir,
+// which needs a link to the kernel's runtime folder if it has one.
+func (Backend) Command(spec machine.Spec) (machine.Command, error) {
+	p, err := newPlan(spec)
+	if err != nil {
+		return machine.Command{}, err
+	}
+	dir, err := p.memoryDir()
+	if err != nil {
+		return machine.Command{}, err
+	}
+	return machine.Command{
+		Argv: append([]string{spec.Kernel}, p.argv[1:]...),
+		Env:  append(p.env, "TMPDIR="+dir),
+		FDs:  p.fds,
+	}, nil
+}
+
+// Start implements [machine.Backend].
+func (b Backend) Start(ctx context.Context, spec machine.Spec) (machine.Machine, error) {
+	p, err := newPlan(spec)
+	if err != nil {
+		return nil, err
+	}
+	m, err := b.start(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
