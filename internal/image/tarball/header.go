@@ -89,9 +89,8 @@ type header struct {
 	mtime        time.Time
 	major, minor uint32
 	xattrs       map[string][]byte
-	sparse       bool // pax sparse: archive/tar knows the map
-	gnuSparse    bool // the old GNU form, with map blocks after the header
-	logical      int64
+	sparse       bool  // with holes
+	logical      int64 // bytes of a sparse file with its holes
 }
 
 // parseHeader reads the fixed fields and then lets those of pax, which is nil
@@ -126,7 +125,7 @@ func parseHeader(b *block, pax map[string]string) (*header, error) {
 		return nil, p.err
 	}
 	if h.flag == flagGNUSparse {
-		h.gnuSparse = true
+		h.sparse = true
 		h.logical = p.parse("realsize", b[483:495], math.MaxInt64)
 	}
 	if err := h.apply(pax); err != nil {
@@ -159,7 +158,7 @@ func (h *header) apply(pax map[string]string) error {
 			h.sparse = true
 		default:
 			if name, ok := strings.CutPrefix(k, xattrPrefix); ok {
-				err = h.addXattr(name, v)
+				err = h.addXattr(unescapeXattr.Replace(name), v)
 			}
 		}
 		if err != nil {

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
+	"maps"
 	"strings"
 
 	"wolffia/internal/tree"
@@ -13,36 +13,16 @@ import (
 // ReadOptions bound what a foreign archive may make us do. The zero value is
 // right for archives of distribution packages and container images.
 type ReadOptions struct {
-	// MaxEntries bounds the entries, the parents that the archive leaves out
-	// included. 0 means 1<<20.
-	MaxEntries int
-	// MaxMetadata bounds, in bytes, all names, link targets and extension
-	// headers together. 0 means 256 MiB.
-	MaxMetadata int64
+	// Limits bound the entries and their metadata.
+	Limits tree.Limits
 	// SpoolFile, for [Read], is the file that takes the uncompressed archive;
 	// it is created or truncated with mode 0600, must stay for as long as the
 	// tree's contents are read, and is the caller's to remove, after an error
 	// too. Empty means memory.
 	SpoolFile string
 	// MaxSize bounds, for [Read], the uncompressed archive in bytes. 0 means
-	// 256 MiB in memory, 64 GiB in a file.
+	// 1 GiB in memory, 64 GiB in a file.
 	MaxSize int64
-}
-
-func (o ReadOptions) withDefaults() ReadOptions {
-	if o.MaxEntries == 0 {
-		o.MaxEntries = 1 << 20
-	}
-	if o.MaxMetadata == 0 {
-		o.MaxMetadata = 256 << 20
-	}
-	if o.MaxSize == 0 && o.SpoolFile == "" {
-		o.MaxSize = 256 << 20
-	}
-	if o.MaxSize == 0 {
-		o.MaxSize = 64 << 30
-	}
-	return o
 }
 
 // EntryError says what is wrong with which entry of an archive.
@@ -72,27 +52,28 @@ func ReadAt(open func() (tree.ReaderAtCloser, error), size int64, o ReadOptions)
 		return nil, err
 	}
 	defer f.Close()
-	r := &reader{src: window{r: f, size: size}, open: open, o: o.withDefaults(), t: tree.New()}
+	return readAt(f, open, size, o)
+}
+
+func readAt(f io.ReaderAt, open func() (tree.ReaderAtCloser, error), size int64, o ReadOptions) (*tree.Tree, error) {
+	r := &reader{src: window{r: f, size: size}, open: open, u: tree.NewUnpacker(o.Limits)}
 	if err := r.readAll(); err != nil {
 		return nil, err
 	}
-	return r.t, nil
+	return r.u.Tree(), nil
 }
 
 // reader turns one archive into a tree.
 type reader struct {
-	src      window
-	open     func() (tree.ReaderAtCloser, error)
-	o        ReadOptions
-	t        *tree.Tree
-	global   map[string]string // of 'g' headers, for all entries that follow
-	entries  int
-	metadata int64
+	src    window
+	open   func() (tree.ReaderAtCloser, error)
+	u      *tree.Unpacker
+	global map[string]string // of 'g' headers, for all entries that follow
 }
 
 func (r *reader) readAll() error {
 	if r.src.size == 0 {
-		return errors.New("read tar: the archive is empty, without even an end marker")
+		return fmt.Errorf("read tar: the archive is empty, without even an end marker: %w", io.ErrUnexpectedEOF)
 	}
 	for off := int64(0); ; {
 		e := &entry{start: off}
@@ -101,11 +82,7 @@ func (r *reader) readAll() error {
 			err = r.place(e)
 		}
 		if err != nil {
-			name := ""
-			if e.h != nil {
-				name = e.h.name
-			}
-			return &EntryError{Name: name, Offset: e.start, Err: err}
+			return &EntryError{Name: e.name(), Offset: e.start, Err: err}
 		}
 		if done {
 			return nil
@@ -122,11 +99,17 @@ type entry struct {
 	next  int64
 }
 
+func (e *entry) name() string {
+	if e.h == nil {
+		return ""
+	}
+	return e.h.name
+}
+
 // readEntry reads the header at e.start with the extension headers before it.
 // It reports true at the end marker.
 func (r *reader) readEntry(e *entry) (done bool, err error) {
-	var pax map[string]string
-	var longName, longLink string
+	var x extensions
 	for off := e.start; ; {
 		var b block
 		if err := r.src.read(b[:], off); err != nil {
@@ -142,52 +125,107 @@ func (r *reader) readEntry(e *entry) (done bool, err error) {
 			return false, err
 		}
 		off += blockSize
-		switch b.flag() {
-		case flagPax, flagPaxGlobal, flagGNULong, flagGNULink:
-			data, err := r.special(&b, off)
-			if err != nil {
-				return false, err
-			}
-			switch b.flag() {
-			case flagGNULong:
-				longName = cstring(data)
-			case flagGNULink:
-				longLink = cstring(data)
-			case flagPaxGlobal:
-				if r.global == nil {
-					r.global = map[string]string{}
-				}
-				err = parsePax(data, r.global)
-			case flagPax:
-				if pax == nil {
-					pax = map[string]string{}
-					for k, v := range r.global {
-						pax[k] = v
-					}
-				}
-				err = parsePax(data, pax)
-			}
-			if err != nil {
-				return false, err
-			}
-			off += padded(int64(len(data)))
-			continue
+		if !b.extends() {
+			return false, r.finish(e, &b, &x, off)
 		}
-		if pax == nil {
-			pax = r.global
+		data, err := r.special(&b, off)
+		if err == nil {
+			err = r.extend(&x, b.flag(), data)
 		}
-		if e.h, err = parseHeader(&b, pax); err != nil {
-			e.h = &header{name: cstring(b.name())}
-			return false, err
+		if err != nil {
+			return false, fmt.Errorf("extension header: %w", err)
 		}
-		if longName != "" {
-			e.h.name = longName
-		}
-		if longLink != "" {
-			e.h.target = longLink
-		}
-		return false, r.locate(e, &b, off)
+		off += padded(int64(len(data)))
 	}
+}
+
+// extensions are what the headers before an entry's own say about it.
+type extensions struct {
+	pax          map[string]string // nil without one
+	name, target string            // of GNU tar
+}
+
+// extends reports whether b is about another header.
+func (b *block) extends() bool {
+	switch b.flag() {
+	case flagPax, flagPaxGlobal, flagGNULong, flagGNULink:
+		return true
+	}
+	return false
+}
+
+// globalKeys are those records that make sense for all entries; others in a
+// global header (git's comment, for one) are left out.
+var globalKeys = []string{"uid", "gid", "mtime"}
+
+func (r *reader) extend(x *extensions, flag byte, data []byte) error {
+	switch flag {
+	case flagGNULong:
+		x.name = cstring(data)
+	case flagGNULink:
+		x.target = cstring(data)
+	case flagPaxGlobal:
+		all := map[string]string{}
+		if err := parsePax(data, all); err != nil {
+			return err
+		}
+		if r.global == nil {
+			r.global = map[string]string{}
+		}
+		for _, k := range globalKeys {
+			if v, ok := all[k]; ok {
+				r.global[k] = v
+			}
+		}
+	case flagPax:
+		if x.pax == nil {
+			x.pax = map[string]string{}
+			maps.Copy(x.pax, r.global)
+		}
+		return parsePax(data, x.pax)
+	}
+	return nil
+}
+
+// finish reads the entry's own header, b, and finds its data, which begins at or
+// after off, and the next entry.
+func (r *reader) finish(e *entry, b *block, x *extensions, off int64) (err error) {
+	pax := x.pax
+	if pax == nil {
+		pax = r.global
+	}
+	if e.h, err = parseHeader(b, pax); err != nil {
+		e.h = &header{name: cstring(b.name())}
+		return err
+	}
+	if x.name != "" {
+		e.h.name = x.name
+	}
+	if x.target != "" {
+		e.h.target = x.target
+	}
+	if e.h.flag == flagGNUSparse {
+		for more := b[482] != 0; more; off += blockSize {
+			var ext block
+			if err := r.src.read(ext[:], off); err != nil {
+				return err
+			}
+			more = ext[504] != 0
+		}
+	}
+	switch {
+	case e.h.hasData():
+	case e.h.size != 0 && e.h.flag == flagLink:
+		return fmt.Errorf("hard link with %d bytes of data", e.h.size)
+	default:
+		e.h.size = 0 // a directory's is a hint of how much space it once took
+	}
+	if e.h.size > r.src.size-off {
+		return fmt.Errorf("%d bytes of data reach past the archive's end at byte %d: %w", e.h.size, r.src.size, io.ErrUnexpectedEOF)
+	}
+	e.data = off
+	e.next = off + padded(e.h.size)
+	return nil
 }
 
 func (r *reader) noHeader(err error, off int64) error {
@@ -211,135 +249,39 @@ func (r *reader) special(b *block, off int64) ([]byte, error) {
 	var p numbers
 	n := p.parse("size", b.size(), maxSpecial)
 	if p.err != nil {
-		return nil, fmt.Errorf("extension header: %w", p.err)
-	}
-	if err := r.count(0, n); err != nil {
-		return nil, err
+		return nil, p.err
 	}
 	if n > r.src.size-off {
-		return nil, fmt.Errorf("extension header of %d bytes reaches past the archive's end: %w", n, io.ErrUnexpectedEOF)
+		return nil, fmt.Errorf("its %d bytes reach past the archive's end: %w", n, io.ErrUnexpectedEOF)
+	}
+	if err := r.u.Charge(n); err != nil {
+		return nil, err
 	}
 	data := make([]byte, n)
 	return data, r.src.read(data, off)
 }
 
-// locate finds e's data, which begins at or after off, and the next entry.
-func (r *reader) locate(e *entry, b *block, off int64) error {
-	if e.h.gnuSparse {
-		for more := b[482] != 0; more; off += blockSize {
-			var ext block
-			if err := r.src.read(ext[:], off); err != nil {
-				return err
-			}
-			more = ext[504] != 0
-		}
-	}
-	if !e.h.hasData() {
-		if e.h.size != 0 && e.h.flag == flagLink {
-			return fmt.Errorf("hard link with %d bytes of data is not supported", e.h.size)
-		}
-		if e.h.flag != flagGNULabel {
-			e.h.size = 0 // a directory's is a hint of how much space it once took
-		}
-	}
-	if e.h.size > r.src.size-off {
-		return fmt.Errorf("%d bytes of data reach past the archive's end at byte %d: %w", e.h.size, r.src.size, io.ErrUnexpectedEOF)
-	}
-	e.data = off
-	e.next = off + padded(e.h.size)
-	return nil
-}
-
 func (h *header) hasData() bool {
 	switch h.flag {
-	case flagRegular, flagOldFile, flagReserved, flagGNUSparse:
+	case flagRegular, flagOldFile, flagReserved, flagGNUSparse, flagGNULabel:
 		return true
 	}
 	return false
 }
 
-// count charges entries and bytes of metadata to the limits.
-func (r *reader) count(entries int, bytes int64) error {
-	r.entries += entries
-	r.metadata += bytes
-	if r.entries > r.o.MaxEntries {
-		return fmt.Errorf("the archive has more than the limit of %d entries", r.o.MaxEntries)
-	}
-	if r.metadata > r.o.MaxMetadata {
-		return fmt.Errorf("the archive's names and attributes take more than the limit of %d bytes", r.o.MaxMetadata)
-	}
-	return nil
-}
-
 // place puts e into the tree.
 func (r *reader) place(e *entry) error {
-	h := e.h
-	if h.flag == flagGNULabel {
+	switch e.h.flag {
+	case flagGNULabel:
 		return nil
-	}
-	name, err := tree.Clean(h.name)
-	if err != nil {
-		return err
-	}
-	if name == "/" && strings.Trim(h.name, "/.") == "" && h.name == "" {
-		return errors.New("the name is empty")
-	}
-	if err := r.count(1, int64(len(name)+len(h.target))); err != nil {
-		return err
-	}
-	if err := r.parents(path.Dir(name)); err != nil {
-		return err
-	}
-	if h.flag == flagLink {
-		return r.link(name, h.target)
+	case flagLink:
+		return r.u.Link(e.h.target, e.h.name)
 	}
 	n, err := r.node(e)
 	if err != nil {
 		return err
 	}
-	return r.t.Put(name, n)
-}
-
-// parents makes the directories that the archive left out. What is there must
-// be a directory: a link in its place is never followed.
-func (r *reader) parents(dir string) error {
-	missing := 0
-	for d := dir; ; d = path.Dir(d) {
-		n := r.t.Get(d)
-		if n == nil {
-			missing++
-			continue
-		}
-		if n.Type() == tree.TypeSymlink {
-			return fmt.Errorf("its parent %q is a symbolic link of this archive, which is not followed", d)
-		}
-		if !n.IsDir() {
-			return fmt.Errorf("its parent %q is not a directory", d)
-		}
-		break
-	}
-	if missing == 0 {
-		return nil
-	}
-	if err := r.count(missing, 0); err != nil {
-		return err
-	}
-	return r.t.MkdirAll(dir, 0o755)
-}
-
-func (r *reader) link(name, target string) error {
-	to, err := tree.Clean(target)
-	if err != nil {
-		return fmt.Errorf("hard link: %w", err)
-	}
-	n := r.t.Get(to)
-	switch {
-	case n == nil:
-		return fmt.Errorf("hard link to %q, which is not in the archive before it", target)
-	case n.IsDir():
-		return fmt.Errorf("hard link to the directory %q", target)
-	}
-	return r.t.Put(name, n)
+	return r.u.Put(e.h.name, n)
 }
 
 // node makes the tree's node of an entry that is no hard link.
@@ -360,9 +302,6 @@ func (r *reader) node(e *entry) (*tree.Node, error) {
 	case flagDir:
 		n = tree.Dir(h.mode)
 	case flagSymlink:
-		if h.target == "" || len(h.target) >= tree.MaxPath || strings.IndexByte(h.target, 0) >= 0 {
-			return nil, fmt.Errorf("the link's target is empty, longer than %d bytes, or holds a NUL", tree.MaxPath-1)
-		}
 		n = tree.Symlink(h.target)
 	case flagChar:
 		n = tree.Device(tree.TypeChar, h.mode, h.major, h.minor)
@@ -379,8 +318,8 @@ func (r *reader) node(e *entry) (*tree.Node, error) {
 
 func (r *reader) content(e *entry) (tree.Content, error) {
 	switch {
-	case e.h.sparse || e.h.gnuSparse:
-		return nil, errors.New("sparse files are not supported: write the archive without --sparse")
+	case e.h.sparse:
+		return r.sparse(e)
 	case e.h.size == 0:
 		return nil, nil
 	}
