@@ -10,83 +10,29 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/unix"
 
+	"wolffia/internal/image/cpio"
+	"wolffia/internal/machine"
+	"wolffia/internal/machine/machinetest"
+	"wolffia/internal/machine/uml"
 	"wolffia/internal/tree"
 )
 
-// runUML, as the first argument of the test program, makes it become the
-// kernel in the rest of them.
-const runUML = "-rootfs-run-uml"
-
-func init() {
-	if len(os.Args) > 2 && os.Args[1] == runUML {
-		runtime.LockOSThread()
-		err := hideXstate()
-		if err == nil {
-			err = unix.Exec(os.Args[2], os.Args[2:], os.Environ())
-		}
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
-// hideXstate makes ptrace(PTRACE_GETREGSET, NT_X86_XSTATE) fail with ENODEV.
-// Kernels of User-Mode Linux up to 6.12 keep 2.7 KB of a processor's extended
-// state; where AMX makes it 11 KB they can't set it again and die. Without it
-// they fall back to the plain floating point registers. Then AVX registers
-// don't survive a page fault, so programs of the guest must not use them: see
-// noAVX.
-func hideXstate() error {
-	const nrArch, nr, arg0, arg2 = 4, 0, 16, 32
-	if runtime.GOARCH != "amd64" {
-		return nil
-	}
-	op := func(code uint16, jt, jf uint8, k uint32) unix.SockFilter {
-		return unix.SockFilter{Code: code, Jt: jt, Jf: jf, K: k}
-	}
-	const load, equal, ret = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, unix.BPF_RET | unix.BPF_K
-	f := []unix.SockFilter{
-		op(load, 0, 0, nr), op(equal, 0, 5, unix.SYS_PTRACE),
-		op(load, 0, 0, arg0), op(equal, 0, 3, unix.PTRACE_GETREGSET),
-		op(load, 0, 0, arg2), op(equal, 0, 1, 0x202),
-		op(ret, 0, 0, unix.SECCOMP_RET_ERRNO|uint32(unix.ENODEV)),
-		op(ret, 0, 0, unix.SECCOMP_RET_ALLOW),
-	}
-	prog := unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return err
-	}
-	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0)
-}
-
-// noAVX goes into the guest's environment, by way of the kernel's command
-// line: it keeps glibc from using AVX in memcpy and the like.
-const noAVX = "GLIBC_TUNABLES=glibc.cpu.hwcaps=-XSAVEC,-XSAVE"
-
-// guest is one booted machine, after its end.
+// guest is one booted machine.
 type guest struct {
 	console string
 	status  []string        // its lines
 	at      []time.Duration // when each came, since the kernel's start
-}
-
-func (g *guest) said(line string) bool {
-	for _, s := range g.status {
-		if s == line {
-			return true
-		}
-	}
-	return false
+	end     time.Duration
+	exit    machine.Exit
 }
 
 func (g *guest) String() string {
@@ -94,121 +40,202 @@ func (g *guest) String() string {
 	for i, l := range g.status {
 		fmt.Fprintf(&s, "%7.1f ms %s\n", float64(g.at[i].Microseconds())/1000, l)
 	}
+	fmt.Fprintf(&s, "%7.1f ms end, %+v\n", float64(g.end.Microseconds())/1000, g.exit)
 	return s.String() + "console:\n" + g.console
 }
 
-// kernelPath is Debian's User-Mode Linux.
-func kernelPath(t testing.TB) string {
-	return filepath.Join(unpack(t, "user-mode-linux"), "usr/bin/linux.uml")
+// saw fails the test for each line that the console doesn't have.
+func (g *guest) saw(t *testing.T, want ...string) {
+	t.Helper()
+	lines := strings.Split(strings.ReplaceAll(g.console, "\r", ""), "\n")
+	for _, w := range want {
+		if !slices.ContainsFunc(lines, func(l string) bool { return strings.TrimSpace(l) == w }) {
+			t.Errorf("the console does not show %q", w)
+		}
+	}
 }
 
-// boot runs the image with an identity until it powers off, at most a minute.
-// nics are inherited as vec0, vec1, ...; input is typed on the console.
-func boot(t testing.TB, image, identity *tree.Tree, nics []*os.File, macs []net.HardwareAddr, input string) *guest {
+// boot runs an image with an identity until it powers off, at most a minute.
+// What is typed follows the first prompt. Every card is a router's.
+func boot(t testing.TB, image *tree.Tree, id IdentityConfig, typed string, cards ...router) *guest {
 	t.Helper()
-	if runtime.GOARCH != "amd64" {
-		t.Skip("Debian has User-Mode Linux for amd64 only")
-	}
+	f := machinetest.UML(t)
 	dir := t.TempDir()
-	initrd := filepath.Join(dir, "initrd")
-	must(t, os.WriteFile(initrd, archive(t, image, identity), 0o600))
-	statusR, statusW, err := os.Pipe()
+	identity, err := Identity(id)
 	must(t, err)
-	defer statusR.Close()
-
-	args := []string{runUML, kernelPath(t), "mem=128M", "initrd=" + initrd, "uml_dir=" + dir,
-		"con0=fd:0,fd:1", "con=null", "ssl0=null,fd:3", "ssl=null", "quiet", "loglevel=4", noAVX}
-	for i, m := range macs {
-		args = append(args, fmt.Sprintf("vec%d:transport=fd,fd=%d,mac=%s,mtu=1500,depth=128", i, 4+i, m))
+	spec := machine.Spec{Name: "alice", Arch: "amd64", Kernel: f.Kernel, Dir: dir}
+	for i, part := range []*tree.Tree{image, identity} {
+		var b bytes.Buffer
+		must(t, cpio.Write(&b, part, cpio.Options{}))
+		name := filepath.Join(dir, fmt.Sprintf("part%d", i))
+		must(t, os.WriteFile(name, b.Bytes(), 0o600))
+		spec.Initramfs = append(spec.Initramfs, name)
+	}
+	for _, n := range id.NICs {
+		spec.NICs = append(spec.NICs, machine.NIC{MAC: n.MAC})
+	}
+	if id.ControlMAC != nil {
+		spec.NICs = append(spec.NICs, machine.NIC{MAC: id.ControlMAC})
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", args...)
-	var console bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &console, &console
-	typed, err := cmd.StdinPipe() // stays open: its end would close the console
-	must(t, err)
-	defer typed.Close()
-	cmd.ExtraFiles = append([]*os.File{statusW}, nics...)
-	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
-	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
-	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	start := time.Now()
-	must(t, cmd.Start())
-	statusW.Close()
-	for _, f := range nics {
-		f.Close()
-	}
+	m, err := uml.Backend{}.Start(ctx, spec)
+	must(t, err)
 	g := &guest{}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for sc := bufio.NewScanner(statusR); sc.Scan(); {
+	var all sync.WaitGroup
+	for i, c := range cards {
+		all.Go(func() { c.serve(m.Ports()[i]) })
+	}
+	all.Go(func() {
+		for sc := bufio.NewScanner(m.Status()); sc.Scan(); {
 			g.status = append(g.status, strings.TrimSpace(sc.Text()))
 			g.at = append(g.at, time.Since(start))
-			if g.status[len(g.status)-1] == "ready" {
-				_, _ = io.WriteString(typed, input)
-			}
 		}
-	}()
-	err = cmd.Wait()
-	<-done
-	g.console = console.String()
+	})
+	all.Go(func() { g.console = converse(m.Console(), typed) })
+	g.exit = m.Wait()
+	g.end = time.Since(start)
+	all.Wait()
 	if ctx.Err() != nil {
-		t.Fatalf("the machine did not end: %v\n%v", err, g)
+		t.Fatalf("the machine did not end\n%v", g)
+	}
+	if !g.exit.Clean {
+		t.Errorf("the machine did not end cleanly: %+v", g.exit)
 	}
 	return g
+}
+
+// converse reads the console and types after the first prompt.
+func converse(c machine.Console, typed string) string {
+	var seen bytes.Buffer
+	buf := make([]byte, 4096)
+	for {
+		n, err := c.Read(buf)
+		seen.Write(buf[:n])
+		if typed != "" && bytes.Contains(seen.Bytes(), []byte("# ")) {
+			_, _ = io.WriteString(c, typed)
+			typed = ""
+		}
+		if err != nil {
+			return seen.String()
+		}
+	}
 }
 
 func testKey(b byte) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{b}, ed25519.SeedSize))
 }
 
-// checks is a service that looks at the machine from inside.
-const checks = `#!/bin/sh
-echo "CHECK hostname $(hostname)"
-echo "CHECK links $(cd /sys/class/net; echo *)"
-echo "CHECK resolv $(cat /etc/resolv.conf | tr '\n' ' ')"
-echo "CHECK passwd $(cut -d: -f1 /etc/passwd | tr '\n' ' ')"
-echo "CHECK keys $(ls -ld /root/.ssh /root/.ssh/authorized_keys | cut -c1-10 | tr '\n' ' ')"
-p=$(pidof nc)
-nsenter -t $p -n ip link set lo up
-HOME=/tmp nsenter -t $p -n dbclient -y -y -i /etc/test.key root@169.254.77.2 \
-	'echo "CHECK ssh $(id -un) $(cd /sys/class/net; echo *) $(cat /proc/net/dev | grep -c :)"; exit 7'
-echo "CHECK status $?"
-`
-
-func TestBoot(t *testing.T) {
-	key := testKey(1)
-	pub, err := ssh.NewPublicKey(key.Public())
+func authorized(t testing.TB, k ed25519.PrivateKey) string {
+	t.Helper()
+	pub, err := ssh.NewPublicKey(k.Public())
 	must(t, err)
-	image, rep, err := Build(Recipe{
-		Arch: "amd64", Release: "bookworm", Time: released,
-		Packages: []string{"busybox-static", "dropbear-bin"}, Deps: DepsELF,
-		Files: []File{
-			{Path: "/etc/wolffia/services/check", Content: checks, Mode: 0o755},
-			{Path: "/etc/test.key", Content: string(DropbearKey(key)), Mode: 0o600},
-		},
-		Users:    []User{{Name: "alice", Password: "secret", Groups: []string{"dialout"}}},
-		Services: []string{"dropbear", "check"},
-	}, packages(t, defaultPackages...))
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub)))
+}
+
+// service is a script of the image that is run at boot.
+func service(name, script string) File {
+	return File{Path: "/etc/wolffia/services/" + name, Content: "#!/bin/sh\n" + script, Mode: 0o755}
+}
+
+var (
+	controlMAC  = net.HardwareAddr{2, 0, 0, 0, 0, 9}
+	controlAddr = netip.MustParsePrefix("169.254.77.2/30")
+)
+
+// identity is that of a machine with a control link and a shell.
+func identity(t testing.TB) IdentityConfig {
+	g := uml.Backend{}.Guest()
+	return IdentityConfig{
+		Hostname: "alice", Status: g.Status, Console: ConsoleSession, ConsoleDevice: g.Console,
+		ControlMAC: controlMAC, ControlAddr: controlAddr, HostKey: testKey(2),
+		AuthorizedKeys: []string{authorized(t, testKey(1))},
+	}
+}
+
+func build(t testing.TB, base *tree.Tree, r Recipe) *tree.Tree {
+	t.Helper()
+	r.Time, r.Release = released, "trixie"
+	if r.Packages == nil {
+		r.Packages = []string{"busybox-static", "dropbear-bin"}
+	}
+	r.Deps = DepsELF
+	image, rep, err := Build(r, base)
 	must(t, err)
 	if len(rep.Missing) > 0 {
 		t.Errorf("missing: %v", rep.Missing)
 	}
-	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
-	id, err := Identity(IdentityConfig{
-		Hostname: "alice", Status: "/dev/ttyS0", Console: ConsoleSession, ConsoleDevice: "tty0",
-		ControlMAC: mac, ControlAddr: netip.MustParsePrefix("169.254.77.2/30"),
-		HostKey: testKey(2), AuthorizedKeys: []string{strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub)))},
-	})
-	must(t, err)
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
-	host := os.NewFile(uintptr(fds[0]), "host")
-	defer host.Close()
-	g := boot(t, image, id, []*os.File{os.NewFile(uintptr(fds[1]), "guest")}, []net.HardwareAddr{mac}, "\nexit\n")
-	t.Log(g)
+	return image
 }
 
-var _ = time.Second
+// TestBootControl boots without a network: the host gets in all the same, each
+// session in the main namespace, and what it runs gives its status.
+func TestBootControl(t *testing.T) {
+	image := build(t, packages(t, "trixie", "amd64", "busybox-static", "dropbear-bin"), Recipe{
+		Files: []File{
+			{Path: "/etc/test.key", Content: string(DropbearKey(testKey(1))), Mode: 0o600},
+			service("check", `
+echo "CHECK host $(hostname) $(grep -c alice /etc/hosts)"
+echo "CHECK mounts $(cut -d' ' -f2 /proc/mounts | tr '\n' ' ')"
+echo "CHECK keys $(ls -ldL /root/.ssh /root/.ssh/authorized_keys | cut -c1-10 | tr '\n' ' ')"
+while ! p=$(pidof nc); do usleep 10000; done
+nsenter -t $p -n ip link set lo up
+export HOME=/tmp
+sleep 1
+nsenter -t $p -n dbclient -y -y -i /etc/test.key root@169.254.77.2 \
+	'echo "CHECK ssh $(id -un) $(cd /sys/class/net; echo *) $(grep -c : /proc/net/dev) fds $(ls /proc/self/fd | tr "\n" " ")"; exit 7'
+echo "CHECK status $?"
+`)},
+		Users:    []User{{Name: "bob", Password: "secret", Groups: []string{"dialout"}}},
+		Services: []string{"check"},
+	})
+	g := boot(t, image, identity(t), "echo CHECK shell $USER $HOME $(tty)\nid bob\nexit\n")
+	t.Log(g)
+	g.saw(t, "CHECK host alice 1", "CHECK mounts / /dev /proc /sys /dev/pts", "CHECK keys drwx------ -rw-------",
+		"CHECK ssh root lo 1 fds 0 1 2 3", "CHECK status 7", "CHECK shell root /root /dev/tty0",
+		"uid=1000(bob) gid=1000(bob) groups=1000(bob),20(dialout)")
+	for _, want := range []string{"stage mounts", "access", "stage network", "stage services", "ready"} {
+		if !slices.Contains(g.status, want) {
+			t.Errorf("no status line %q", want)
+		}
+	}
+}
+
+// TestBootNetwork boots with three cards: a lease and router advertisements, a
+// static address, and a network where nobody answers.
+func TestBootNetwork(t *testing.T) {
+	image := build(t, packages(t, "trixie", "amd64", "busybox-static", "dropbear-bin"), Recipe{
+		Files: []File{
+			{Path: "/etc/resolv.conf", Content: "nameserver 192.0.2.53\n"},
+			service("check", `
+echo "CHECK v4 $(ip -4 -o addr show dev eth0 | tr -s ' ' | cut -d' ' -f4) $(cat /sys/class/net/eth0/mtu)"
+echo "CHECK v6 $(ip -6 -o addr show dev eth0 scope global | tr -s ' ' | cut -d' ' -f4)"
+echo "CHECK static $(ip -o addr show dev eth1 | tr -s ' ' | cut -d' ' -f4 | tr '\n' ' ')"
+ip route | while read l; do echo CHECK route $l; done
+echo "CHECK resolv $(tr '\n' ' ' </etc/resolv.conf)"
+kill -USR2 $(cat /run/udhcpc.eth0.pid)
+sleep 1
+echo "CHECK released $(ip -4 -o addr show dev eth0 | wc -l) $(tr '\n' ' ' </etc/resolv.conf)"
+`)},
+		Services: []string{"check", "dropbear"},
+	})
+	id := identity(t)
+	id.V6 = true
+	id.NICs = []NIC{
+		{Name: "eth0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, DHCP: true},
+		{Name: "eth1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2},
+			Addrs: []netip.Prefix{netip.MustParsePrefix("10.9.0.5/24"), netip.MustParsePrefix("fd09::5/64")}},
+		{Name: "eth2", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 3}, DHCP: true},
+	}
+	g := boot(t, image, id, "poweroff\n", router{ip: "10.0.2.15", prefix6: "fd00:2::"}, router{mute: true}, router{mute: true})
+	t.Log(g)
+	g.saw(t, "CHECK v4 10.0.2.15/24 1400", "CHECK v6 fd00:2::ff:fe00:1/64",
+		"CHECK static 10.9.0.5/24 fd09::5/64 fe80::ff:fe00:2/64",
+		"CHECK route default via 10.0.2.2 dev eth0", "CHECK route 10.0.2.0/24 dev eth0 scope link src 10.0.2.15",
+		"CHECK resolv search lab.test nameserver 10.0.2.3 nameserver 10.0.2.4",
+		"CHECK released 0 nameserver 192.0.2.53")
+	if !slices.Contains(g.status, "error network no lease on eth2 within 5 s; still asking") {
+		t.Error("nothing is said about eth2")
+	}
+}

@@ -212,7 +212,7 @@ func (c IdentityConfig) inittab() string {
 	case ConsoleSession:
 		line = id + "::once:/usr/lib/wolffia/session\n"
 	case ConsoleShell:
-		line = id + "::respawn:/bin/login -f root\n"
+		line = id + "::respawn:/usr/lib/wolffia/session stay\n"
 	case ConsoleLogin:
 		line = fmt.Sprintf("%s::respawn:/sbin/getty -L 0 %s %s\n", id, tty, term)
 	}
