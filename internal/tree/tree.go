@@ -151,6 +151,7 @@ func Clean(name string) (string, error) {
 		return "", fmt.Errorf("path %.200q holds a NUL byte", name)
 	}
 	var out strings.Builder
+	out.Grow(min(len(name)+1, MaxPath))
 	for part := range strings.SplitSeq(name, "/") {
 		switch {
 		case part == "" || part == ".":
@@ -217,16 +218,10 @@ func (t *Tree) Put(name string, n *Node) error {
 	if err != nil {
 		return &fs.PathError{Op: "put", Path: name, Err: err}
 	}
-	if err := n.check(); err != nil {
-		return &fs.PathError{Op: "put", Path: p, Err: err}
-	}
 	if p == "/" {
-		return putOver(t.root, n, p)
+		return t.place(nil, p, n)
 	}
 	parent := t.root
-	if n == t.root {
-		return &fs.PathError{Op: "put", Path: p, Err: errCycle}
-	}
 	for part := range components(path.Dir(p)) {
 		parent = parent.children[part]
 		switch {
@@ -238,7 +233,21 @@ func (t *Tree) Put(name string, n *Node) error {
 			return &fs.PathError{Op: "put", Path: p, Err: errCycle}
 		}
 	}
-	base := path.Base(p)
+	return t.place(parent, p, n)
+}
+
+// place puts n at the clean name p, whose parent is known.
+func (t *Tree) place(parent *Node, p string, n *Node) error {
+	if err := n.check(); err != nil {
+		return &fs.PathError{Op: "put", Path: p, Err: err}
+	}
+	if p == "/" {
+		return putOver(t.root, n, p)
+	}
+	if n == t.root || n == parent {
+		return &fs.PathError{Op: "put", Path: p, Err: errCycle}
+	}
+	base := p[strings.LastIndexByte(p, '/')+1:]
 	if old := parent.children[base]; old != nil && (old.IsDir() || n.IsDir()) {
 		return putOver(old, n, p)
 	}

@@ -83,14 +83,14 @@ func (u *Unpacker) Put(name string, n *Node) error {
 	if err := u.Charge(int64(len(p) + len(n.Target))); err != nil {
 		return err
 	}
-	_, made, err := u.t.mkdirAll(path.Dir(p), 0o755)
+	dir, made, err := u.t.mkdirAll(path.Dir(p), 0o755)
 	if err != nil {
 		return fmt.Errorf("place %q: %w", p, err)
 	}
 	if err := u.entries(made); err != nil {
 		return err
 	}
-	return u.t.Put(p, n)
+	return u.t.place(dir, p, n)
 }
 
 // Link gives the earlier entry target the further name name.
