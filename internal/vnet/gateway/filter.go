@@ -1,0 +1,170 @@
+package gateway
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// Numbers on the wire that the filter and the servers look for.
+const (
+	etherIPv4 = 0x0800
+	etherARP  = 0x0806
+	etherIPv6 = 0x86dd
+
+	protoICMP   = 1
+	protoTCP    = 6
+	protoUDP    = 17
+	protoICMPv6 = 58
+
+	portDNS       = 53
+	portDHCP      = 67
+	portDHCPGuest = 68
+	portDHCP6     = 547
+
+	ndpRouterSolicit    = 133
+	ndpRouterAdvert     = 134
+	ndpNeighbourSolicit = 135
+	ndpNeighbourAdvert  = 136
+)
+
+// filter looks at a frame before the stack does, and says whether the stack
+// gets it. It answers what must not depend on the sender having an address
+// (DHCP, router solicitations), and keeps away what would make the stack, which
+// takes every address for its own here, speak for addresses that it does not
+// have: ARP and neighbour discovery for others, foreign sources, broadcasts.
+func (g *Gateway) filter(f []byte) bool {
+	if f[6]&1 != 0 || [6]byte(f[6:12]) == g.mac {
+		return false
+	}
+	if f[0]&1 == 0 && [6]byte(f[:6]) != g.mac {
+		return false // flooded by a switch that does not know better
+	}
+	switch binary.BigEndian.Uint16(f[12:]) {
+	case etherARP:
+		return g.filterARP(f[ethLen:])
+	case etherIPv4:
+		return g.filter4(f)
+	case etherIPv6:
+		return !g.cfg.NoIPv6 && g.filter6(f)
+	}
+	return false
+}
+
+// filterARP takes what concerns the gateway's addresses (RFC 826). A sender
+// of 0.0.0.0 probes whether an address is taken (RFC 5227).
+func (g *Gateway) filterARP(p []byte) bool {
+	if len(p) < 28 || binary.BigEndian.Uint32(p) != 0x00010800 || p[4] != 6 || p[5] != 4 {
+		return false
+	}
+	sender := netip.AddrFrom4([4]byte(p[14:18]))
+	target := netip.AddrFrom4([4]byte(p[24:28]))
+	return g.local[target] && (g.guest4(sender) || sender.IsUnspecified())
+}
+
+// guest4 says whether an address can be a guest's.
+func (g *Gateway) guest4(a netip.Addr) bool {
+	return g.cfg.Subnet.Contains(a) && !g.local[a] && a != g.cfg.Subnet.Addr() && a != lastAddr(g.cfg.Subnet)
+}
+
+// guest6 says whether an address can be a guest's.
+func (g *Gateway) guest6(a netip.Addr) bool {
+	return (g.cfg.Prefix6.Contains(a) || linkLocalNet.Contains(a)) && !g.local[a]
+}
+
+func (g *Gateway) filter4(f []byte) bool {
+	p := f[ethLen:]
+	if len(p) < 20 || p[0]>>4 != 4 {
+		return false
+	}
+	head, total := int(p[0]&15)*4, int(binary.BigEndian.Uint16(p[2:]))
+	if head < 20 || total < head || total > len(p) {
+		return false
+	}
+	whole := binary.BigEndian.Uint16(p[6:])&0x3fff == 0
+	if p[9] == protoUDP && whole && total >= head+8 &&
+		binary.BigEndian.Uint16(p[head+2:]) == portDHCP {
+		if size := int(binary.BigEndian.Uint16(p[head+4:])); size >= 8 && head+size <= total {
+			g.dhcp.handle([6]byte(f[6:12]), p[head+8:head+size])
+		}
+		return false
+	}
+	src, dst := netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
+	if !g.guest4(src) || f[0]&1 != 0 || dst.IsMulticast() {
+		return false
+	}
+	if g.local[dst] {
+		return true
+	}
+	if g.cfg.Subnet.Contains(dst) {
+		return false // a guest's or nobody's: not ours to answer for
+	}
+	if p[8] <= 1 { // the time to live ends here (RFC 1812, 5.3.1)
+		if whole || binary.BigEndian.Uint16(p[6:])&0x1fff == 0 {
+			g.sendError(g.cfg.Gateway(), src, icmpTimeExceeded, p[:min(total, head+8)])
+		}
+		return false
+	}
+	return true
+}
+
+func (g *Gateway) filter6(f []byte) bool {
+	p := f[ethLen:]
+	if len(p) < 40 || p[0]>>4 != 6 {
+		return false
+	}
+	size := int(binary.BigEndian.Uint16(p[4:]))
+	if 40+size > len(p) {
+		return false
+	}
+	src, dst := netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))
+	body := p[40 : 40+size]
+	if p[6] == protoICMPv6 && size >= 8 {
+		switch body[0] {
+		case ndpRouterSolicit:
+			g.adv.solicited([6]byte(f[6:12]), src, p[7], body)
+			return false
+		case ndpNeighbourSolicit, ndpNeighbourAdvert:
+			return g.filterND(f, src, p[7], body)
+		}
+	}
+	if p[6] == protoUDP && size >= 8 && binary.BigEndian.Uint16(body[2:]) == portDHCP6 {
+		if n := int(binary.BigEndian.Uint16(body[4:])); n >= 8 && n <= size {
+			g.adv.dhcp6([6]byte(f[6:12]), src, body[8:n])
+		}
+		return false
+	}
+	if !g.guest6(src) || dst.IsMulticast() || f[0]&1 != 0 {
+		return false
+	}
+	if g.local[dst] {
+		return true
+	}
+	if g.cfg.Prefix6.Contains(dst) || linkLocalNet.Contains(src) || linkLocalNet.Contains(dst) {
+		return false
+	}
+	if p[7] <= 1 {
+		g.sendError(g.cfg.Gateway6(), src, icmpTimeExceeded, p[:min(40+size, 88)])
+		return false
+	}
+	return true
+}
+
+// filterND takes neighbour discovery that concerns the gateway's addresses
+// (RFC 4861, 7.1), and notes which addresses guests have given themselves.
+func (g *Gateway) filterND(f []byte, src netip.Addr, hops byte, body []byte) bool {
+	if hops != 255 || len(body) < 24 || !(g.guest6(src) || src.IsUnspecified()) {
+		return false
+	}
+	target := netip.AddrFrom16([16]byte(body[8:24]))
+	if body[0] == ndpNeighbourAdvert {
+		return !g.local[target]
+	}
+	if src.IsUnspecified() { // the guest wants to use the address
+		if g.guest6(target) && g.cfg.Prefix6.Contains(target) {
+			g.names.sawGuest([6]byte(f[6:12]), target)
+		}
+	} else if g.cfg.Prefix6.Contains(src) {
+		g.names.sawGuest([6]byte(f[6:12]), src)
+	}
+	return g.local[target]
+}

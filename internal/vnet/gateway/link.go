@@ -1,0 +1,221 @@
+package gateway
+
+import (
+	"net"
+	"sync"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"wolffia/internal/vnet"
+)
+
+// link is netstack's link endpoint on a port. Received TCP segments of one flow
+// are joined before the stack sees them, and sent ones leave as large as they
+// can: the queue before the port cuts them for a peer that can't.
+//
+// Checksums of received packets are not verified: no link here corrupts.
+type link struct {
+	port   vnet.Port
+	out    *vnet.Outbox
+	mtu    uint32
+	mac    tcpip.LinkAddress
+	filter func(frame []byte) bool // says whether the stack is to see it; nil: always
+	batch  int
+
+	wg         sync.WaitGroup
+	mu         sync.Mutex
+	dispatcher stack.NetworkDispatcher
+}
+
+const (
+	ethLen = header.EthernetMinimumSize
+	// maxGSO is the longest packet given to the port, with headers to spare.
+	maxGSO = 65535 - 128
+	// txSlab is what WritePackets copies into at a time.
+	txSlab = 128 << 10
+)
+
+var _ stack.LinkEndpoint = (*link)(nil)
+var _ stack.GSOEndpoint = (*link)(nil)
+
+func newLink(port vnet.Port, mac net.HardwareAddr, mtu, batch, queue int) *link {
+	return &link{port: port, out: vnet.NewOutbox(port, queue), mtu: uint32(mtu), mac: tcpip.LinkAddress(mac), batch: batch}
+}
+
+// start begins to receive.
+func (l *link) start() {
+	l.wg.Add(1)
+	go func() {
+		defer l.wg.Done()
+		l.receive()
+	}()
+}
+
+// stop closes the port and waits for all goroutines.
+func (l *link) stop() {
+	l.port.Close()
+	l.wg.Wait()
+	l.out.Close()
+}
+
+func (l *link) receive() {
+	l.mu.Lock()
+	d := l.dispatcher
+	l.mu.Unlock()
+	c := coalescer{deliver: func(pkt *stack.PacketBuffer) {
+		d.DeliverNetworkPacket(pkt.NetworkProtocolNumber, pkt)
+		pkt.DecRef()
+	}}
+	frames := vnet.NewBatch(l.batch, vnet.MaxFrame)
+	for {
+		n, err := l.port.ReadFrames(frames)
+		if err != nil {
+			return
+		}
+		for i := range frames[:n] {
+			f := frames[i].Data
+			if len(f) >= ethLen && (l.filter == nil || l.filter(f)) {
+				c.add(f)
+			}
+		}
+		c.flush()
+	}
+}
+
+// newInbound makes netstack's packet of a frame.
+func newInbound(f []byte) *stack.PacketBuffer {
+	pkt, _ := inboundView(f)
+	return pkt
+}
+
+// inboundView also gives the frame's bytes inside the packet.
+func inboundView(f []byte) (*stack.PacketBuffer, []byte) {
+	view := buffer.NewViewWithData(f)
+	frame := view.AsSlice()
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(view)})
+	pkt.LinkHeader().Consume(ethLen)
+	eth := header.Ethernet(f)
+	pkt.NetworkProtocolNumber = eth.Type()
+	switch dst := eth.DestinationAddress(); {
+	case dst == header.EthernetBroadcastAddress:
+		pkt.PktType = tcpip.PacketBroadcast
+	case header.IsMulticastEthernetAddress(dst):
+		pkt.PktType = tcpip.PacketMulticast
+	default:
+		pkt.PktType = tcpip.PacketHost
+	}
+	return pkt, frame
+}
+
+// txBatch is scratch space for frames on their way to the port.
+type txBatch struct {
+	slab   []byte
+	used   int
+	frames []vnet.Frame
+}
+
+var txBatches = sync.Pool{New: func() any {
+	return &txBatch{slab: make([]byte, txSlab), frames: make([]vnet.Frame, 0, 64)}
+}}
+
+// WritePackets implements stack.LinkWriter. It never waits: what finds no room
+// in the queue is lost, as on a wire.
+func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	b := txBatches.Get().(*txBatch)
+	for _, pkt := range pkts.AsSlice() {
+		size := pkt.Size()
+		if size > vnet.MaxFrame {
+			continue
+		}
+		if b.used+size > len(b.slab) || len(b.frames) == cap(b.frames) {
+			l.flush(b)
+		}
+		d := b.slab[b.used:b.used]
+		for _, s := range pkt.AsSlices() {
+			d = append(d, s...)
+		}
+		b.used += len(d)
+		b.frames = append(b.frames, vnet.Frame{Data: d, Offload: offload(pkt)})
+	}
+	l.flush(b)
+	txBatches.Put(b)
+	return pkts.Len(), nil
+}
+
+func (l *link) flush(b *txBatch) {
+	if len(b.frames) > 0 {
+		l.out.Write(b.frames)
+	}
+	b.frames, b.used = b.frames[:0], 0
+}
+
+// offload says in virtio's words what netstack left to the link.
+func offload(pkt *stack.PacketBuffer) (o vnet.Offload) {
+	g := pkt.GSOOptions
+	if g.Type == stack.GSONone || !g.NeedsCsum {
+		return o
+	}
+	o.NeedsChecksum = true
+	o.ChecksumStart = ethLen + g.L3HdrLen
+	o.ChecksumOff = g.CsumOffset
+	if pkt.Data().Size() > int(g.MSS) {
+		o.SegmentType = vnet.SegmentTCPv4
+		if g.Type == stack.GSOTCPv6 {
+			o.SegmentType = vnet.SegmentTCPv6
+		}
+		o.HeaderLen = uint16(pkt.HeaderSize())
+		o.SegmentSize = g.MSS
+	}
+	return o
+}
+
+// send gives one frame to the port.
+func (l *link) send(frame []byte) { l.out.Write([]vnet.Frame{{Data: frame}}) }
+
+// The rest is what netstack wants to know about a link.
+
+func (l *link) GSOMaxSize() uint32               { return maxGSO }
+func (l *link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
+func (l *link) MTU() uint32                      { return l.mtu }
+func (l *link) SetMTU(uint32)                    {}
+func (l *link) MaxHeaderLength() uint16          { return ethLen }
+func (l *link) LinkAddress() tcpip.LinkAddress   { return l.mac }
+func (l *link) SetLinkAddress(tcpip.LinkAddress) {}
+func (l *link) Wait()                            { l.wg.Wait() }
+func (l *link) Close()                           {}
+func (l *link) SetOnCloseAction(func())          {}
+
+func (l *link) Capabilities() stack.LinkEndpointCapabilities {
+	return stack.CapabilityRXChecksumOffload | stack.CapabilityResolutionRequired
+}
+
+func (l *link) Attach(d stack.NetworkDispatcher) {
+	l.mu.Lock()
+	l.dispatcher = d
+	l.mu.Unlock()
+}
+
+func (l *link) IsAttached() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.dispatcher != nil
+}
+
+func (l *link) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareEther }
+
+func (l *link) AddHeader(pkt *stack.PacketBuffer) {
+	eth := header.Ethernet(pkt.LinkHeader().Push(ethLen))
+	eth.Encode(&header.EthernetFields{
+		SrcAddr: pkt.EgressRoute.LocalLinkAddress,
+		DstAddr: pkt.EgressRoute.RemoteLinkAddress,
+		Type:    pkt.NetworkProtocolNumber,
+	})
+}
+
+func (l *link) ParseHeader(pkt *stack.PacketBuffer) bool {
+	_, ok := pkt.LinkHeader().Consume(ethLen)
+	return ok
+}

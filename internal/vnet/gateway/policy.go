@@ -1,0 +1,101 @@
+package gateway
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// targets says which addresses of the host's world a guest's destination stands
+// for, in the order to try; none means that the guest may not go there.
+func (g *Gateway) targets(dst netip.Addr) []netip.Addr {
+	if g.cfg.Restrict {
+		return nil
+	}
+	loop4, loop6 := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
+	switch {
+	case dst == g.cfg.Gateway() && !g.cfg.NoHost:
+		return []netip.Addr{loop4, loop6}
+	case dst == g.cfg.Gateway6() && !g.cfg.NoHost:
+		return []netip.Addr{loop6, loop4}
+	case g.local[dst] || g.cfg.Subnet.Contains(dst) || g.cfg.Prefix6.Contains(dst) || !routable(dst):
+		return nil
+	case g.host.refuses(dst, g.cfg.NoHost):
+		return nil
+	}
+	return []netip.Addr{dst}
+}
+
+// martians are networks that mean the host itself, a link or nobody, and that a
+// router does not pass on (RFC 6890).
+var martians = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("224.0.0.0/3"), // multicast, reserved, broadcast
+	netip.MustParsePrefix("::/96"),       // unspecified, loopback, IPv4-compatible
+	netip.MustParsePrefix("::ffff:0:0:0/96"),
+	netip.MustParsePrefix("fe80::/10"),
+	netip.MustParsePrefix("fec0::/10"),
+	netip.MustParsePrefix("ff00::/8"),
+}
+
+// routable says whether an address can lie beyond a router. IPv4-mapped IPv6
+// addresses can't: the host would take them for IPv4, past every rule here.
+func routable(a netip.Addr) bool {
+	if !a.IsValid() || a.Is4In6() {
+		return false
+	}
+	for _, p := range martians {
+		if p.Contains(a) {
+			return false
+		}
+	}
+	return true
+}
+
+// hostAddrs knows the host's own addresses. Interfaces come and go, so what it
+// knows is at most hostAddrsAge old.
+type hostAddrs struct {
+	mu    sync.Mutex
+	read  time.Time
+	addrs map[netip.Addr]bool
+	casts map[netip.Addr]bool // broadcast addresses
+}
+
+const hostAddrsAge = 2 * time.Second
+
+// refuses says whether dst is a broadcast address of the host's networks, or
+// with own also one of the host's addresses.
+func (h *hostAddrs) refuses(dst netip.Addr, own bool) bool {
+	addrs, casts := h.get()
+	// Not to know the host's addresses at all is no reason to let anyone in.
+	return casts[dst] || own && (addrs[dst] || len(addrs) == 0)
+}
+
+func (h *hostAddrs) get() (addrs, casts map[netip.Addr]bool) {
+	h.mu.Lock()
+	fresh := time.Since(h.read) < hostAddrsAge
+	addrs, casts = h.addrs, h.casts
+	h.mu.Unlock()
+	if fresh {
+		return addrs, casts
+	}
+	addrs, casts = map[netip.Addr]bool{}, map[netip.Addr]bool{}
+	list, _ := net.InterfaceAddrs()
+	for _, a := range list {
+		p, err := netip.ParsePrefix(a.String())
+		if err != nil {
+			continue
+		}
+		addrs[p.Addr().Unmap()] = true
+		if p.Addr().Is4() && p.Bits() < 31 {
+			casts[lastAddr(p.Masked())] = true
+		}
+	}
+	h.mu.Lock()
+	h.addrs, h.casts, h.read = addrs, casts, time.Now()
+	h.mu.Unlock()
+	return addrs, casts
+}
