@@ -239,3 +239,31 @@ echo "CHECK released $(ip -4 -o addr show dev eth0 | wc -l) $(tr '\n' ' ' </etc/
 		t.Error("nothing is said about eth2")
 	}
 }
+
+// BenchmarkBoot reports when the default machine reaches each stage at best, in
+// milliseconds after init's first word, and the end.
+func BenchmarkBoot(b *testing.B) {
+	image, _, err := Build(Recipe{
+		Time: released, Release: "trixie", Packages: []string{"busybox-static", "dropbear-bin"}, Deps: DepsELF,
+	}, packages(b, "trixie", "amd64", "busybox-static", "dropbear-bin"))
+	must(b, err)
+	id := identity(b)
+	id.V6 = true
+	id.NICs = []NIC{{Name: "eth0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, DHCP: true}}
+	best := map[string]time.Duration{}
+	for b.Loop() {
+		g := boot(b, image, id, "exit\n", router{ip: "10.0.2.15", prefix6: "fd00:2::"})
+		now := map[string]time.Duration{"kernel": g.at[0], "end": g.end - g.at[0]}
+		for i, line := range g.status[1:] {
+			now[line] = g.at[i+1] - g.at[0]
+		}
+		for line, d := range now {
+			if have, ok := best[line]; !ok || d < have {
+				best[line] = d
+			}
+		}
+	}
+	for line, d := range best {
+		b.ReportMetric(float64(d.Microseconds())/1000, strings.ReplaceAll(line, " ", "-")+"-ms")
+	}
+}
