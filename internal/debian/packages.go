@@ -48,7 +48,8 @@ func (c *Client) openUniverse(ctx context.Context, req Request, suites []release
 			}
 		}
 	}
-	u = &universe{parts: make([]part, len(jobs)), from: map[*control.Package]string{}}
+	parts := make([]part, len(jobs))
+	u = &universe{from: map[*control.Package]string{}}
 	files := make([]*os.File, len(jobs))
 	done = func() {
 		for _, f := range files {
@@ -62,7 +63,7 @@ func (c *Client) openUniverse(ctx context.Context, req Request, suites []release
 		g.Go(func() error {
 			file, key, x, err := c.openIndex(gctx, j.r, j.forms)
 			files[i] = file
-			u.parts[i] = part{index: x, key: key, archive: j.r.archive, loaded: map[uint32]bool{}}
+			parts[i] = part{index: x, key: key, archive: j.r.archive, loaded: map[uint32]bool{}}
 			return err
 		})
 	}
@@ -70,6 +71,7 @@ func (c *Client) openUniverse(ctx context.Context, req Request, suites []release
 		done()
 		return nil, nil, err
 	}
+	u.parts = slices.DeleteFunc(parts, func(p part) bool { return p.index == nil })
 	return u, done, nil
 }
 
@@ -81,8 +83,13 @@ func (c *Client) openIndex(ctx context.Context, r releaseOf, forms []string) (*o
 			return f, key, x, nil
 		}
 	}
+	url := r.root + "/dists/" + r.suite.name + "/" + forms[0]
+	if why, known := c.knownMissing(url); known && r.optional {
+		c.warnOnce("fetch index", r.suite.name, why)
+		return nil, "", nil, nil
+	}
 	if c.o.Offline {
-		return nil, "", nil, &OfflineError{What: "the package index of " + r.name}
+		return nil, "", nil, &OfflineError{What: "the package index of " + r.suite.name}
 	}
 	var err error
 	for _, name := range forms {
@@ -90,7 +97,7 @@ func (c *Client) openIndex(ctx context.Context, r releaseOf, forms []string) (*o
 		if err = c.makeIndex(ctx, r, name, key); err == nil {
 			f, x := c.cachedIndex(key)
 			if x == nil {
-				return nil, "", nil, fmt.Errorf("read the index of %s again: %w", r.name, errIndex)
+				return nil, "", nil, fmt.Errorf("read the index of %s again: %w", r.suite.name, errIndex)
 			}
 			return f, key, x, nil
 		}
@@ -98,7 +105,31 @@ func (c *Client) openIndex(ctx context.Context, r releaseOf, forms []string) (*o
 			break
 		}
 	}
+	if r.optional && (isAbsent(err) || errors.As(err, new(*DigestError))) {
+		err = c.missing(ctx, r, url, err)
+	}
 	return nil, "", nil, err
+}
+
+// missing does without an index of updates that the mirror promises and does
+// not have, as those that lag behind in one architecture: the release itself
+// is whole. It is said each time, and not tried again before the mirror is asked
+// again anyway.
+func (c *Client) missing(ctx context.Context, r releaseOf, url string, err error) error {
+	why := fmt.Sprintf("going on without %s: %v", r.suite.name, err)
+	c.warnOnce("fetch index", r.suite.name, why)
+	return c.saveRecord(ctx, &record{URL: url, Checked: c.now(), Absent: true, Why: why})
+}
+
+// knownMissing reports whether an index was missing when the mirror was asked
+// the last time.
+func (c *Client) knownMissing(url string) (why string, known bool) {
+	rec := c.loadRecord(url)
+	if rec == nil || !rec.Absent {
+		return "", false
+	}
+	age := c.now().Sub(rec.Checked)
+	return rec.Why, c.o.Offline || !c.o.Update && age >= 0 && age < c.o.MaxAge
 }
 
 // indexKey has the format's version, so that a new one makes new indexes.

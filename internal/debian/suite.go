@@ -61,6 +61,7 @@ type record struct {
 	URL          string    `json:"url"`
 	Checked      time.Time `json:"checked"` // when the mirror last said that it is so
 	Absent       bool      `json:"absent,omitempty"`
+	Why          string    `json:"why,omitempty"` // it counts as absent
 	ETag         string    `json:"etag,omitempty"`
 	LastModified string    `json:"lastModified,omitempty"`
 	text         []byte    // the InRelease file, signature and all

@@ -213,7 +213,6 @@ type merger struct {
 	u    *Unpacked
 	p    *pkg
 	dirs map[string]string // where the package's folders are in the tree
-	made int
 }
 
 func (m *merger) add(name string, n *tree.Node) error {

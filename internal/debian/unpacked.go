@@ -3,6 +3,7 @@ package debian
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -45,7 +46,7 @@ func (c *Client) haveUnpacked(p *Pin) bool {
 }
 
 // openPackage gives a package's tree and control files, unpacking it into the
-// store when it is not there.
+// store when it is not there, or damaged there.
 func (c *Client) openPackage(ctx context.Context, p *Pin) (*pkg, error) {
 	for range 2 {
 		if f, ok := c.store.Open(kindUnpacked, unpackedKey(p)); ok {
@@ -67,24 +68,42 @@ func (c *Client) openPackage(ctx context.Context, p *Pin) (*pkg, error) {
 	return nil, fmt.Errorf("unpack %s: what was written can't be read back: %w", p, errUnpacked)
 }
 
-// unpackDeb decompresses a package into the store.
+// unpackDeb decompresses a package into the store. When that fails because the
+// package changed after it was checked, it is fetched once more.
 func (c *Client) unpackDeb(ctx context.Context, p *Pin) error {
-	_, err := c.store.Create(ctx, kindUnpacked, unpackedKey(p), func(out *os.File) error {
-		in, ok := c.store.Open(kindDeb, p.Key())
-		if !ok {
-			return &OfflineError{What: "package " + p.String()}
-		}
-		defer in.Close()
-		st, err := in.Stat()
-		if err != nil {
+	for again := true; ; again = false {
+		if err := c.fetchPins(ctx, []Pin{*p}); err != nil {
 			return err
 		}
-		return writeUnpacked(ctx, out, in, st.Size())
-	})
-	if err != nil {
-		return fmt.Errorf("unpack %s: %w", p, err)
+		_, err := c.store.Create(ctx, kindUnpacked, unpackedKey(p), func(out *os.File) error {
+			in, ok := c.store.Open(kindDeb, p.Key())
+			if !ok {
+				return errors.New("the package was removed from the cache meanwhile")
+			}
+			defer in.Close()
+			err := writeUnpacked(ctx, out, in, p.Size)
+			if err != nil && ctx.Err() == nil && !isDeb(in, p) {
+				c.store.Remove(kindDeb, p.Key())
+				err = errChanged
+			}
+			return err
+		})
+		switch {
+		case err == nil:
+			return nil
+		case !again || !errors.Is(err, errChanged):
+			return fmt.Errorf("unpack %s: %w", p, err)
+		}
 	}
-	return nil
+}
+
+var errChanged = errors.New("the package changed in the cache")
+
+// isDeb reports whether a file is the package that p pins.
+func isDeb(f *os.File, p *Pin) bool {
+	h := sha256.New()
+	_, err := io.Copy(h, io.NewSectionReader(f, 0, p.Size+1))
+	return err == nil && [32]byte(h.Sum(nil)) == p.SHA256
 }
 
 func writeUnpacked(ctx context.Context, out *os.File, in io.ReaderAt, size int64) error {
