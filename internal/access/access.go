@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 )
 
 // Keys is the pair of ed25519 keys of one machine: the guest's host key and
@@ -246,20 +247,24 @@ func discardNil(w io.Writer) io.Writer {
 	return w
 }
 
-// signalNumbers are Linux's on every architecture that Debian has, for the
-// names that ssh knows.
-var signalNumbers = []struct {
-	name   string
-	number int
-}{
-	{"HUP", 1}, {"INT", 2}, {"QUIT", 3}, {"ILL", 4}, {"TRAP", 5}, {"ABRT", 6}, {"BUS", 7}, {"FPE", 8},
-	{"KILL", 9}, {"USR1", 10}, {"SEGV", 11}, {"USR2", 12}, {"PIPE", 13}, {"ALRM", 14}, {"TERM", 15},
+// signalNames are those that ssh knows (RFC 4254, 6.10), with Linux's numbers,
+// which are the same on every architecture that Debian has.
+var signalNames = map[unix.Signal]string{
+	unix.SIGHUP: "HUP", unix.SIGINT: "INT", unix.SIGQUIT: "QUIT", unix.SIGILL: "ILL", unix.SIGTRAP: "TRAP",
+	unix.SIGABRT: "ABRT", unix.SIGBUS: "BUS", unix.SIGFPE: "FPE", unix.SIGKILL: "KILL", unix.SIGUSR1: "USR1",
+	unix.SIGSEGV: "SEGV", unix.SIGUSR2: "USR2", unix.SIGPIPE: "PIPE", unix.SIGALRM: "ALRM", unix.SIGTERM: "TERM",
+}
+
+// SignalName is the name that ssh has for a signal, if it has one.
+func SignalName(s unix.Signal) (string, bool) {
+	name, ok := signalNames[s]
+	return name, ok
 }
 
 func signalNumber(name string) int {
-	for _, s := range signalNumbers {
-		if s.name == name {
-			return s.number
+	for s, n := range signalNames {
+		if n == name {
+			return int(s)
 		}
 	}
 	return 0

@@ -290,6 +290,10 @@ func (b *Builder) tree(ctx context.Context, img *lab.Image, recipe rootfs.Recipe
 	return &built{tree: t, Report: report, close: func() { unpacked.Close() }}, nil
 }
 
+// installScripts are what installing a package runs; the others are for its
+// removal, and triggers name files, not programs.
+var installScripts = []string{"preinst", "postinst", "config"}
+
 // tell reports what a person may want to know about a new image.
 func (b *Builder) tell(img *lab.Image, u *debian.Unpacked, r *rootfs.Report) {
 	emit := func(kind event.Kind, format string, args ...any) {
@@ -298,10 +302,14 @@ func (b *Builder) tell(img *lab.Image, u *debian.Unpacked, r *rootfs.Report) {
 	byPackage := map[string][]string{}
 	var order []string
 	for _, s := range u.Scripts {
-		if byPackage[s.Package] == nil {
-			order = append(order, s.Package)
+		if !slices.Contains(installScripts, s.Name) {
+			continue
 		}
-		byPackage[s.Package] = append(byPackage[s.Package], s.Name)
+		name, _, _ := strings.Cut(s.Package, ":")
+		if byPackage[name] == nil {
+			order = append(order, name)
+		}
+		byPackage[name] = append(byPackage[name], s.Name)
 	}
 	if len(order) > 0 {
 		for i, p := range order {

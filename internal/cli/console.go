@@ -100,9 +100,16 @@ func typeInto(c machine.Console, env Env, tty bool) error {
 	}
 }
 
-// followSize tells the guest the terminal's size, now and at each change,
-// until stop is called.
-func followSize(out *os.File, c machine.Console) (stop func()) {
+// sizer is told the size of a terminal; a machine.Console is one.
+type sizer interface{ Resize(cols, rows int) error }
+
+type sizeFunc func(cols, rows int) error
+
+func (f sizeFunc) Resize(cols, rows int) error { return f(cols, rows) }
+
+// followSize tells c the terminal's size, now and at each change, until stop
+// is called.
+func followSize(out *os.File, c sizer) (stop func()) {
 	winch := make(chan os.Signal, 1)
 	signal.Notify(winch, unix.SIGWINCH)
 	end := make(chan struct{})

@@ -12,7 +12,6 @@ import (
 	"wolffia/internal/build"
 	"wolffia/internal/debian"
 	"wolffia/internal/event"
-	"wolffia/internal/host"
 	"wolffia/internal/lab"
 	"wolffia/internal/rootfs"
 	"wolffia/internal/store"
@@ -72,7 +71,6 @@ type project struct {
 	*labFile
 	store   *store.Store
 	builder *build.Builder
-	host    *host.Host
 }
 
 // open reads the file, applies the flags to every image and opens the cache.
@@ -107,7 +105,7 @@ func (o *buildOptions) open(env Env, events event.Sink) (*project, error) {
 	if l.path != "" {
 		b.LockFile = strings.TrimSuffix(l.path, filepath.Ext(l.path)) + ".lock"
 	}
-	return &project{labFile: l, store: st, builder: b, host: host.New(host.Options{})}, nil
+	return &project{labFile: l, store: st, builder: b}, nil
 }
 
 func inDir(dir, name string) string {

@@ -1,0 +1,130 @@
+package build
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"wolffia/internal/debian"
+	"wolffia/internal/event"
+	"wolffia/internal/image/cpio"
+	"wolffia/internal/kernel"
+)
+
+const kindModules = "modules"
+
+// uml.lock pins the user-mode-linux of suites whose index is no good anchor:
+// an unstable one is valid for a week only, and a mirror that stands still, or
+// is a snapshot, is past that. A pin is checked by digest, which says more
+// than a signature's date. Where the archive has moved on, its index decides.
+//
+//go:embed uml.lock
+var umlLock []byte
+
+// Kernel is a kernel in the store, with modules for a machine's initramfs.
+type Kernel struct {
+	Path    string // what the backend boots
+	Release string // as uname -r prints it
+	Modules string // path of a cpio archive with modules to load; empty without any
+	release []func()
+}
+
+// Close lets the store remove the kernel again.
+func (k *Kernel) Close() {
+	for _, f := range k.release {
+		f()
+	}
+}
+
+// UML gives a user-mode-linux from the first of suites that has one which can
+// be had, with modules and all that they need.
+func (b *Builder) UML(ctx context.Context, suites, modules []string) (*Kernel, error) {
+	var errs []error
+	for _, suite := range suites {
+		k, err := b.umlFrom(ctx, suite, modules)
+		if err == nil || ctx.Err() != nil || errors.As(err, new(*kernel.UnknownModuleError)) {
+			return k, err
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (b *Builder) umlFrom(ctx context.Context, suite string, modules []string) (*Kernel, error) {
+	req := kernel.UMLRequest(suite, HostArch())
+	pins, err := debian.ParseLocks(umlLock)
+	if err != nil {
+		return nil, fmt.Errorf("read this program's own pins: %w", err)
+	}
+	if pin := pins.Find(req); pin != nil && !b.Update {
+		k, err := b.umlOf(ctx, pin, modules)
+		var status *debian.StatusError
+		if !errors.As(err, &status) {
+			return k, err
+		}
+		event.Or(b.Events).Emit(event.Event{Kind: event.Note, Task: "get kernel", Subject: suite,
+			Message: "the archive no longer has the kernel that this wolffia knows; taking the one it has now"})
+	}
+	lock, err := b.Lock(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return b.umlOf(ctx, lock, modules)
+}
+
+// umlOf installs the pinned kernel and makes the archive of modules.
+func (b *Builder) umlOf(ctx context.Context, lock *debian.Lock, modules []string) (*Kernel, error) {
+	uml, err := kernel.InstallLockedUML(ctx, b.Client, b.Store, lock)
+	if err != nil {
+		return nil, err
+	}
+	k := &Kernel{Path: uml.Path, Release: uml.Release}
+	if len(modules) == 0 {
+		return k, nil
+	}
+	id, err := self()
+	if err != nil {
+		return nil, err
+	}
+	key, err := json.Marshal([]any{id, lock.Digest(), modules})
+	if err != nil {
+		return nil, fmt.Errorf("name the modules: %w", err)
+	}
+	art, err := b.artifact(ctx, kindModules, digest(key), lock, func(f *os.File) error {
+		return b.writeModules(ctx, f, lock, modules)
+	})
+	if err != nil {
+		return nil, err
+	}
+	k.Modules, k.release = art.Path, append(k.release, art.Release)
+	return k, nil
+}
+
+func (b *Builder) writeModules(ctx context.Context, f *os.File, lock *debian.Lock, names []string) error {
+	u, err := b.Client.Unpack(ctx, lock, debian.UnpackOptions{NoDatabase: true})
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	k, err := kernel.FromPackage(u.Tree)
+	if err != nil {
+		return err
+	}
+	if k.Has("IPV6") == "y" { // since Linux 7 it is no module, not even a built-in one
+		names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == "ipv6" })
+	}
+	mods, err := k.Closure(names)
+	if err != nil {
+		return err
+	}
+	t, err := kernel.ModuleTree(k.Release, mods)
+	if err != nil {
+		return fmt.Errorf("modules %s: %w", strings.Join(names, ", "), err)
+	}
+	return cpio.Write(f, t, cpio.Options{Time: lock.Date})
+}

@@ -1,0 +1,249 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	xterm "golang.org/x/term"
+
+	"wolffia/internal/access"
+	"wolffia/internal/rootfs"
+	"wolffia/internal/supervisor"
+	"wolffia/internal/term"
+)
+
+type runOptions struct {
+	buildOptions
+	machineOptions
+	noTTY bool
+	tty   bool
+}
+
+func newRun(env Env, sig *signals) *cobra.Command {
+	o := &runOptions{}
+	cmd := &cobra.Command{
+		Use:   "run [IMAGE] [-- CMD [ARG]...]",
+		Short: "Boot a throwaway machine: its console, or one command in it",
+		Long: `Builds the image where that is needed, boots it as a process, and gives its
+console; nothing of the machine is left afterwards.
+
+With a command it behaves as if the command ran here: standard input, output
+and error are the command's own, byte for byte, the exit status is the
+command's, and signals are passed on. When input and output are terminals the
+command gets one, too.
+
+On the console, Ctrl-] and then q ends the machine; Ctrl-] ? lists the rest.
+Leaving the shell, or poweroff, ends it, too. A machine that does not come up
+ends by itself with status 125 and a report.`,
+		Example: `  wolffia run
+  wolffia run -- uname -a
+  tar c . | wolffia run -- tar x -C /tmp
+  wolffia run -p python3-minimal -m 256M -- python3 -c 'print(6*7)'
+  wolffia run --network none -- ip link
+  wolffia run --forward 127.0.0.1:8080:80`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, argv, err := splitArgs(cmd, args)
+			if err != nil {
+				return err
+			}
+			return o.run(cmd.Context(), env, sig, name, argv)
+		},
+	}
+	o.buildOptions.flags(cmd)
+	o.machineOptions.flags(cmd)
+	cmd.Flags().BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal in any case")
+	cmd.Flags().BoolVarP(&o.noTTY, "no-tty", "T", false, "give the command no terminal")
+	return cmd
+}
+
+// splitArgs takes an optional name before "--" and a command after it.
+func splitArgs(cmd *cobra.Command, args []string) (name string, argv []string, err error) {
+	before := args
+	if at := cmd.ArgsLenAtDash(); at >= 0 {
+		before, argv = args[:at], args[at:]
+		if len(argv) == 0 {
+			return "", nil, usagef("a command is missing after --")
+		}
+	}
+	if len(before) > 1 {
+		return "", nil, usagef("%s takes one image, and was given %q; write a command after --, as in: wolffia run -- %s",
+			cmd.CommandPath(), before, before[0])
+	}
+	if len(before) == 1 {
+		name = before[0]
+	}
+	return name, argv, nil
+}
+
+func (o *runOptions) run(ctx context.Context, env Env, sig *signals, name string, argv []string) error {
+	screen := o.renderer(env)
+	defer screen.Close()
+	p, err := o.open(env, screen)
+	if err != nil {
+		return err
+	}
+	console := rootfs.ConsoleSession
+	if len(argv) > 0 {
+		console = rootfs.ConsoleNone
+	}
+	ready, err := p.prepare(ctx, env, &o.machineOptions, name, console, screen)
+	if err != nil {
+		return asUsage(err)
+	}
+	defer ready.close()
+	err = o.boot(ctx, env, sig, ready.config, screen, argv)
+	keepLog(env, err)
+	return err
+}
+
+func (o *runOptions) boot(ctx context.Context, env Env, sig *signals, cfg supervisor.Config, screen *term.Renderer, argv []string) error {
+	session, err := supervisor.Start(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	if len(argv) == 0 {
+		return o.console(ctx, env, session, screen)
+	}
+	return o.command(ctx, env, sig, session, screen, argv)
+}
+
+// console joins the terminal to the machine's console.
+func (o *runOptions) console(ctx context.Context, env Env, s *supervisor.Session, screen *term.Renderer) error {
+	if err := s.Ready(ctx); err != nil {
+		return err
+	}
+	screen.Pause()
+	err := attach(ctx, env, s.Machine().Console())
+	if errors.Is(err, errEscape) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if exit := s.Wait(); !exit.Clean {
+		return exit.Err(s.Name(), "running")
+	}
+	return nil
+}
+
+// stopPatience is how long the first of two signals in a row waits for the
+// second before it counts as one alone.
+const stopPatience = 2 * time.Second
+
+// command runs argv in the machine as if it ran here.
+func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supervisor.Session, screen *term.Renderer, argv []string) error {
+	client, err := s.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if err := s.Ready(ctx); err != nil {
+		return err
+	}
+	screen.Pause()
+	cmd := access.Command{Argv: argv, Stdin: env.Stdin, Stdout: env.Stdout, Stderr: env.Stderr}
+	in, out := int(env.Stdin.Fd()), int(env.Stdout.Fd())
+	if o.tty || !o.noTTY && xterm.IsTerminal(in) && xterm.IsTerminal(out) {
+		restore, err := o.terminal(env, &cmd)
+		if err != nil {
+			return err
+		}
+		defer restore()
+	}
+	running, end := context.WithCancel(ctx)
+	defer end()
+	passing := make(chan string, 16)
+	cmd.Signals = passing
+	defer sig.pass(passOn(passing, end))()
+	status, err := client.Run(running, cmd)
+	switch {
+	case err == nil && status.Code == 0:
+		return nil
+	case err == nil:
+		return statusError(status.Code)
+	case ctx.Err() == nil && running.Err() != nil:
+		return statusError(ExitInterrupted)
+	}
+	if exit, ended := s.Ended(); ended {
+		return exit.Err(s.Name(), "running")
+	}
+	return err
+}
+
+// passOn sends signals to the command; three interrupts in a row that it does
+// not heed end it.
+func passOn(to chan<- string, end func()) func(unix.Signal) {
+	var last time.Time
+	count := 0
+	return func(s unix.Signal) {
+		name, ok := access.SignalName(s)
+		if !ok {
+			return
+		}
+		if s == unix.SIGINT || s == unix.SIGTERM {
+			if time.Since(last) > stopPatience {
+				count = 0
+			}
+			last = time.Now()
+			if count++; count >= 3 {
+				end()
+			}
+		}
+		select {
+		case to <- name:
+		default: // sixteen are waiting: one more would say nothing new
+		}
+	}
+}
+
+// terminal puts the person's terminal in raw mode and gives the command one of
+// the same kind and size.
+func (o *runOptions) terminal(env Env, cmd *access.Command) (restore func(), err error) {
+	cmd.Terminal = env.Getenv("TERM")
+	if cmd.Terminal == "" {
+		cmd.Terminal = "linux"
+	}
+	cmd.Size = access.Size{Cols: 80, Rows: 24}
+	in, out := int(env.Stdin.Fd()), int(env.Stdout.Fd())
+	if cols, rows, err := xterm.GetSize(out); err == nil {
+		cmd.Size = access.Size{Cols: cols, Rows: rows}
+	}
+	resize := make(chan access.Size, 1)
+	cmd.Resize = resize
+	stopSize := followSize(env.Stdout, sizeFunc(func(cols, rows int) error {
+		select {
+		case <-resize: // only the newest size counts
+		default:
+		}
+		resize <- access.Size{Cols: cols, Rows: rows}
+		return nil
+	}))
+	if !xterm.IsTerminal(in) {
+		return stopSize, nil
+	}
+	old, err := xterm.MakeRaw(in)
+	if err != nil {
+		stopSize()
+		return nil, err
+	}
+	return func() {
+		xterm.Restore(in, old)
+		stopSize()
+	}, nil
+}
+
+// asUsage makes a mistake in what was asked for a usage error; what went wrong
+// while doing it stays what it is.
+func asUsage(err error) error {
+	var path *os.PathError
+	var recipe *rootfs.Error
+	if errors.As(err, &recipe) && !errors.As(err, &path) {
+		return &usageError{err}
+	}
+	return err
+}

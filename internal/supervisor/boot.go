@@ -1,0 +1,158 @@
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"wolffia/internal/event"
+	"wolffia/internal/machine"
+)
+
+// Words that the guest's init reports.
+const (
+	stageAccess = "access"
+	stageReady  = "ready"
+)
+
+// maxStatusLine bounds a line that a guest reports, in bytes.
+const maxStatusLine = 4096
+
+// boot follows a machine as it comes up.
+type boot struct {
+	name     string
+	m        machine.Machine
+	patience time.Duration
+	events   event.Sink
+	done     sync.WaitGroup
+
+	mu      sync.Mutex
+	reached map[string]chan struct{} // closed when the word was reported
+	stage   string                   // the last one begun
+	faults  []string                 // what init could not do
+	silent  bool                     // given up for want of news
+	over    chan struct{}            // closed when the machine has ended
+	exit    machine.Exit
+}
+
+// watch starts to follow m.
+func watch(m machine.Machine, patience time.Duration, events event.Sink, name string) *boot {
+	b := &boot{
+		name: name, m: m, patience: patience, events: events, stage: "kernel", over: make(chan struct{}),
+		reached: map[string]chan struct{}{stageAccess: make(chan struct{}), stageReady: make(chan struct{})},
+	}
+	news := make(chan struct{}, 1)
+	events.Emit(event.Event{Kind: event.Begin, Task: "boot", Subject: name})
+	b.done.Go(func() { b.listen(news) })
+	b.done.Go(func() { b.guard(news) })
+	b.done.Go(func() {
+		b.exit = m.Wait()
+		close(b.over)
+	})
+	return b
+}
+
+// listen reads the guest's status lines until the machine ends.
+func (b *boot) listen(news chan<- struct{}) {
+	lines := bufio.NewScanner(b.m.Status())
+	lines.Buffer(make([]byte, 0, 256), maxStatusLine)
+	for lines.Scan() {
+		word, rest, _ := strings.Cut(strings.TrimSpace(lines.Text()), " ")
+		b.take(word, rest)
+		select {
+		case news <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (b *boot) take(word, rest string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch word {
+	case "stage":
+		b.stage, _, _ = strings.Cut(rest, " ")
+	case stageAccess, stageReady:
+		select {
+		case <-b.reached[word]:
+		default:
+			close(b.reached[word])
+		}
+		if word == stageReady {
+			b.stage = "running"
+			b.events.Emit(event.Event{Kind: event.Done, Task: "boot", Subject: b.name})
+		}
+	case "error":
+		if len(b.faults) < 20 {
+			b.faults = append(b.faults, rest)
+		}
+		b.events.Emit(event.Event{Kind: event.Warn, Task: "boot", Subject: b.name, Message: b.name + ": " + rest})
+	}
+}
+
+// guard ends a machine that is silent for too long before it is ready.
+func (b *boot) guard(news <-chan struct{}) {
+	timer := time.NewTimer(b.patience)
+	defer timer.Stop()
+	for {
+		select {
+		case <-b.over:
+			return
+		case <-b.reached[stageReady]:
+			return
+		case <-news:
+			timer.Reset(b.patience)
+		case <-timer.C:
+			b.mu.Lock()
+			b.silent = true
+			b.mu.Unlock()
+			b.m.Kill()
+			return
+		}
+	}
+}
+
+// wait waits for a word of init's, or for the machine's end.
+func (b *boot) wait(ctx context.Context, word string) error {
+	select {
+	case <-b.reached[word]:
+		return nil
+	case <-b.over:
+		return b.report()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// ended says whether the machine has ended, and how.
+func (b *boot) ended() (machine.Exit, bool) {
+	select {
+	case <-b.over:
+		return b.exit, true
+	default:
+		return machine.Exit{}, false
+	}
+}
+
+// report explains a machine that ended before it was up.
+func (b *boot) report() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.events.Emit(event.Event{Kind: event.Fail, Task: "boot", Subject: b.name})
+	e := b.exit.Err(b.name, b.stage)
+	if b.silent {
+		e.Stage = b.stage
+		e.Cause = fmt.Sprintf("nothing was heard of it for %v", b.patience)
+		e.Fix = "see the console below; a slow host wants --boot-timeout"
+	}
+	if len(b.faults) > 0 {
+		e.Cause += "; before that: " + strings.Join(b.faults, "; ")
+	}
+	return e
+}
+
+// close waits for the goroutines; the machine must have ended.
+func (b *boot) close() { b.done.Wait() }

@@ -1,0 +1,281 @@
+// Package supervisor owns what runs: it gives a machine its identity, starts
+// it, joins its cards to networks and the networks to gateways, watches it come
+// up, lets people in, and ends all of it.
+//
+// A [Session] is one throwaway machine, as `wolffia run` has it:
+//
+//	s, err := supervisor.Start(ctx, cfg)
+//	defer s.Close()
+//	err = s.Ready(ctx)
+//
+// Deliberately absent so far: labs of several machines in the background.
+package supervisor
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"wolffia/internal/access"
+	"wolffia/internal/event"
+	"wolffia/internal/image/cpio"
+	"wolffia/internal/lab"
+	"wolffia/internal/machine"
+	"wolffia/internal/rootfs"
+	"wolffia/internal/tree"
+	"wolffia/internal/vnet/gateway"
+)
+
+// Config is all that a session is made from.
+type Config struct {
+	Lab      *lab.Spec
+	Machine  *lab.Machine
+	Backend  machine.Backend
+	Kernel   string // path of the kernel, of the kind the backend boots
+	Image    string // path of the image as a cpio archive
+	Modules  string // path of a cpio archive with kernel modules; may be empty
+	Console  rootfs.Console
+	Term     string        // the kind of terminal that shows the console
+	Dir      string        // existing private folder; the caller removes it
+	Env      []string      // environment of the kernel's process
+	Patience time.Duration // how long a machine that comes up may be silent; 0 means [DefaultPatience]
+	Events   event.Sink
+}
+
+// DefaultPatience is how long a machine that comes up may say nothing, on its
+// console or otherwise, before it is given up.
+const DefaultPatience = 60 * time.Second
+
+// The link between wolffia and a machine, which belongs to no network.
+var (
+	controlHost  = netip.MustParsePrefix("169.254.77.1/30")
+	controlGuest = netip.MustParsePrefix("169.254.77.2/30")
+)
+
+// sshPort is where the guest's dropbear listens on its control link.
+const sshPort = 22
+
+// cardName is what a machine calls its n-th network card.
+func cardName(n int) string { return fmt.Sprintf("eth%d", n) }
+
+// Session is one machine with its networks.
+type Session struct {
+	cfg     Config
+	keys    access.Keys
+	machine machine.Machine
+	link    *gateway.Link
+	nets    []*network
+	boot    *boot
+	cancel  context.CancelFunc
+	once    sync.Once
+}
+
+// Start boots the machine. It returns when the kernel's process runs; [Session.Ready]
+// waits for the rest. Ending ctx kills the machine.
+func Start(ctx context.Context, cfg Config) (*Session, error) {
+	keys, err := access.GenerateKeys(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	s := &Session{cfg: cfg, keys: keys}
+	spec, err := s.spec()
+	if err != nil {
+		return nil, err
+	}
+	ctx, s.cancel = context.WithCancel(ctx)
+	// Forwards may fail, so networks come before the kernel, which takes longest.
+	if err := s.openNetworks(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	s.machine, err = cfg.Backend.Start(ctx, spec)
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	if err := s.join(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	s.boot = watch(s.machine, s.patience(), event.Or(cfg.Events), cfg.Machine.Name)
+	return s, nil
+}
+
+func (s *Session) patience() time.Duration {
+	if s.cfg.Patience > 0 {
+		return s.cfg.Patience
+	}
+	return DefaultPatience
+}
+
+// Spec is what [Start] would start, for explain: the identity is written to
+// cfg.Dir, with keys that let nobody in afterwards.
+func Spec(cfg Config) (machine.Spec, error) {
+	keys, err := access.GenerateKeys(rand.Reader)
+	if err != nil {
+		return machine.Spec{}, err
+	}
+	return (&Session{cfg: cfg, keys: keys}).spec()
+}
+
+// spec writes the machine's identity and describes it to the backend.
+func (s *Session) spec() (machine.Spec, error) {
+	m, c := s.cfg.Machine, s.cfg
+	identity, err := s.identity()
+	if err != nil {
+		return machine.Spec{}, err
+	}
+	spec := machine.Spec{
+		Name: m.Name, Arch: m.Arch, Memory: int64(m.Memory), Kernel: c.Kernel,
+		Initramfs: []string{c.Image}, Cmdline: m.Cmdline, Dir: c.Dir, Env: c.Env,
+	}
+	if c.Modules != "" {
+		spec.Initramfs = append(spec.Initramfs, c.Modules)
+	}
+	spec.Initramfs = append(spec.Initramfs, identity)
+	for _, name := range m.Networks {
+		spec.NICs = append(spec.NICs, machine.NIC{MAC: s.mac(name), MTU: c.Lab.Networks[name].MTU})
+	}
+	spec.NICs = append(spec.NICs, machine.NIC{MAC: s.controlMAC(), MTU: lab.MaxMTU})
+	return spec, nil
+}
+
+func (s *Session) mac(network string) net.HardwareAddr {
+	return lab.MAC(s.cfg.Lab.Name, s.cfg.Machine.Name, network)
+}
+
+func (s *Session) controlMAC() net.HardwareAddr {
+	return lab.ControlMAC(s.cfg.Lab.Name, s.cfg.Machine.Name)
+}
+
+// identity writes the archive that makes this machine of the image, and gives
+// its path. It holds keys: only the person may read it.
+func (s *Session) identity() (string, error) {
+	m, c := s.cfg.Machine, s.cfg
+	authorized, err := s.keys.AuthorizedKey()
+	if err != nil {
+		return "", err
+	}
+	guest := c.Backend.Guest()
+	id := rootfs.IdentityConfig{
+		Hostname: m.Name, Console: c.Console, Term: c.Term,
+		ControlMAC: s.controlMAC(), ControlAddr: controlGuest,
+		HostKey: s.keys.Host, AuthorizedKeys: []string{authorized[:len(authorized)-1]},
+		Status: guest.Status, ConsoleDevice: strings.TrimPrefix(guest.Console, "/dev/"), Seed: make([]byte, 64),
+	}
+	if _, err := rand.Read(id.Seed); err != nil {
+		return "", fmt.Errorf("make a seed: %w", err)
+	}
+	for i, name := range m.Networks {
+		n := c.Lab.Networks[name]
+		nic := rootfs.NIC{Name: cardName(i), MAC: s.mac(name), DHCP: !n.NoGateway && !n.NoDHCP}
+		id.V6 = id.V6 || !n.NoGateway
+		id.NICs = append(id.NICs, nic)
+	}
+	t, err := rootfs.Identity(id)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(c.Dir, "identity.cpio")
+	return path, writePrivate(path, t)
+}
+
+func writePrivate(path string, t *tree.Tree) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("write the machine's identity: %w", err)
+	}
+	if err := errors.Join(cpio.Write(f, t, cpio.Options{}), f.Close()); err != nil {
+		return fmt.Errorf("write the machine's identity: %w", err)
+	}
+	return nil
+}
+
+// join plugs the machine's cards in.
+func (s *Session) join() error {
+	ports := s.machine.Ports()
+	last := len(ports) - 1
+	for i, n := range s.nets {
+		if err := n.attach(ports[i], s.cfg.Machine.Name+"/"+cardName(i)); err != nil {
+			return err
+		}
+	}
+	link, err := gateway.NewLink(ports[last], gateway.LinkConfig{
+		Local: controlHost, Peer: controlGuest.Addr(), PeerMAC: s.controlMAC(), MTU: lab.MaxMTU,
+	})
+	if err != nil {
+		return fmt.Errorf("open the machine's control link: %w", err)
+	}
+	s.link = link
+	return nil
+}
+
+// Machine is the running machine.
+func (s *Session) Machine() machine.Machine { return s.machine }
+
+// Name is the machine's name.
+func (s *Session) Name() string { return s.cfg.Machine.Name }
+
+// Ready waits until the guest's init says that all is up. The error of a
+// machine that does not get there is a [*machine.StartError], and the machine
+// has ended then.
+func (s *Session) Ready(ctx context.Context) error { return s.boot.wait(ctx, stageReady) }
+
+// Dial waits until the guest can be entered, and enters it as root.
+func (s *Session) Dial(ctx context.Context) (*access.Client, error) {
+	if err := s.boot.wait(ctx, stageAccess); err != nil {
+		return nil, err
+	}
+	conn, err := s.link.DialContext(ctx, "tcp", netip.AddrPortFrom(controlGuest.Addr(), sshPort).String())
+	if err != nil {
+		return nil, s.lost("access", fmt.Errorf("connect to the machine: %w", err))
+	}
+	client, err := access.Dial(ctx, conn, "root", s.keys)
+	if err != nil {
+		return nil, s.lost("access", err)
+	}
+	return client, nil
+}
+
+// lost explains a failure to get in by the machine's end, if it has ended.
+func (s *Session) lost(stage string, err error) error {
+	if exit, ended := s.Ended(); ended {
+		return exit.Err(s.Name(), stage)
+	}
+	return err
+}
+
+// Ended says whether the machine has ended, and how.
+func (s *Session) Ended() (machine.Exit, bool) { return s.boot.ended() }
+
+// Wait waits for the machine's end.
+func (s *Session) Wait() machine.Exit { return s.machine.Wait() }
+
+// Close kills the machine, if it still runs, and frees everything. It may be
+// called more than once.
+func (s *Session) Close() {
+	s.once.Do(func() {
+		if s.machine != nil {
+			s.machine.Kill()
+			s.machine.Wait()
+		}
+		if s.boot != nil {
+			s.boot.close()
+		}
+		if s.link != nil {
+			s.link.Close()
+		}
+		for _, n := range s.nets {
+			n.close()
+		}
+		s.cancel()
+	})
+}
