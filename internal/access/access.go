@@ -226,17 +226,23 @@ func shellLine(cmd Command) string {
 	b.WriteString("export PATH=" + path)
 	for _, e := range cmd.Env {
 		name, value, _ := strings.Cut(e, "=")
-		b.WriteString(" " + name + "=" + quote(value))
+		b.WriteString(" " + name + "=" + Quote(value))
 	}
 	b.WriteString("; exec")
 	for _, a := range cmd.Argv {
-		b.WriteString(" " + quote(a))
+		b.WriteString(" " + Quote(a))
 	}
 	return b.String()
 }
 
-// quote makes one word of any bytes but NUL for a POSIX shell.
-func quote(s string) string {
+// plainBytes need no quotes in any shell.
+const plainBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:,+@%"
+
+// Quote makes one word of any bytes but NUL for a POSIX shell.
+func Quote(s string) string {
+	if s != "" && strings.Trim(s, plainBytes) == "" {
+		return s
+	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 

@@ -67,7 +67,7 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 	r.config = supervisor.Config{
 		Lab: p.Spec, Machine: m, Backend: backend, Kernel: r.kernel.Path,
 		Image: r.image.Path, Modules: r.kernel.Modules, Console: console, Term: env.Getenv("TERM"),
-		Dir: dir, Env: []string{"PATH=" + env.Getenv("PATH"), "HOME=" + dir}, Events: events,
+		Dir: dir, Env: []string{"PATH=" + env.Getenv("PATH"), "HOME=" + dir}, Patience: o.patience, Events: events,
 	}
 	return r, nil
 }

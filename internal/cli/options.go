@@ -15,6 +15,7 @@ import (
 	"wolffia/internal/lab"
 	"wolffia/internal/rootfs"
 	"wolffia/internal/store"
+	"wolffia/internal/supervisor"
 	"wolffia/internal/term"
 
 	xterm "golang.org/x/term"
@@ -71,6 +72,7 @@ type project struct {
 	*labFile
 	store   *store.Store
 	builder *build.Builder
+	mirror  debian.Mirror
 }
 
 // open reads the file, applies the flags to every image and opens the cache.
@@ -105,7 +107,7 @@ func (o *buildOptions) open(env Env, events event.Sink) (*project, error) {
 	if l.path != "" {
 		b.LockFile = strings.TrimSuffix(l.path, filepath.Ext(l.path)) + ".lock"
 	}
-	return &project{labFile: l, store: st, builder: b}, nil
+	return &project{labFile: l, store: st, builder: b, mirror: mirror}, nil
 }
 
 func inDir(dir, name string) string {
@@ -154,6 +156,7 @@ type machineOptions struct {
 	backend  string
 	cmdline  []string
 	modules  []string
+	patience time.Duration
 }
 
 func (o *machineOptions) flags(cmd *cobra.Command) {
@@ -168,6 +171,7 @@ func (o *machineOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.backend, "backend", "", "what runs it: "+strings.Join(lab.Backends(), ", "))
 	f.StringArrayVar(&o.cmdline, "cmdline", nil, "a further kernel parameter")
 	f.StringArrayVar(&o.modules, "module", nil, "a further kernel module to load at boot")
+	f.DurationVar(&o.patience, "boot-timeout", supervisor.DefaultPatience, "how long a machine that boots may say nothing before it is given up")
 }
 
 // machine picks the machine or image called name, or the only one, and lays

@@ -1,0 +1,254 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"wolffia/internal/access"
+	"wolffia/internal/build"
+	"wolffia/internal/lab"
+	"wolffia/internal/machine"
+	"wolffia/internal/rootfs"
+	"wolffia/internal/spell"
+	"wolffia/internal/supervisor"
+)
+
+func newExplain(env Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "explain",
+		Short: "Show exactly what a verb would do, without booting anything",
+		Long: `Shows what run or build would do: the pinned packages, the files, the networks
+and the exact command line of the kernel. What has to be made for that is made
+and kept; no machine is started.`,
+		Example: `  wolffia explain run
+  wolffia explain run --memory 256M -- uname -a
+  wolffia explain build --json`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usagef("wolffia explain wants run or build")
+			}
+			return usagef("wolffia can't explain %q%s", args[0],
+				didYouMean(spell.Nearest(args[0], []string{"run", "build"}), "it explains run and build"))
+		},
+		RunE: func(*cobra.Command, []string) error { return nil },
+	}
+	cmd.AddCommand(newExplainRun(env), newExplainBuild(env))
+	return cmd
+}
+
+// explanation is what explain prints, and its JSON form.
+type explanation struct {
+	Lab      string           `json:"lab"`
+	Images   []imagePlan      `json:"images"`
+	Machine  *machinePlan     `json:"machine,omitempty"`
+	Networks []networkPlan    `json:"networks,omitempty"`
+	Command  *machine.Command `json:"command,omitempty"`
+	Guest    []string         `json:"guest,omitempty"` // the command that would run inside
+}
+
+type imagePlan struct {
+	Name     string   `json:"name"`
+	Release  string   `json:"release"`
+	Arch     string   `json:"arch"`
+	Mirror   string   `json:"mirror"`
+	Packages []string `json:"packages"` // NAME:ARCH=VERSION
+	Bytes    int64    `json:"bytes"`    // of the packages
+	Path     string   `json:"path,omitempty"`
+}
+
+type machinePlan struct {
+	Name      string   `json:"name"`
+	Backend   string   `json:"backend"`
+	Memory    int64    `json:"memory"`
+	Kernel    string   `json:"kernel"`
+	Release   string   `json:"kernelRelease"`
+	Initramfs []string `json:"initramfs"`
+}
+
+type networkPlan struct {
+	Name     string   `json:"name"`
+	MAC      string   `json:"mac"`
+	Subnet   string   `json:"subnet"`
+	Gateway  bool     `json:"gateway"`
+	NoHost   bool     `json:"noHost,omitempty"`
+	Restrict bool     `json:"restrict,omitempty"`
+	MTU      int      `json:"mtu"`
+	Forwards []string `json:"forwards,omitempty"`
+}
+
+func newExplainRun(env Env) *cobra.Command {
+	o := &runOptions{}
+	cmd := &cobra.Command{
+		Use:     "run [IMAGE] [-- CMD [ARG]...]",
+		Short:   "Show what wolffia run would do",
+		Example: "  wolffia explain run --network none",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, argv, err := splitArgs(cmd, args)
+			if err != nil {
+				return err
+			}
+			return o.explain(cmd.Context(), env, name, argv)
+		},
+	}
+	o.buildOptions.flags(cmd)
+	o.machineOptions.flags(cmd)
+	return cmd
+}
+
+func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []string) error {
+	screen := o.renderer(env)
+	defer screen.Close()
+	p, err := o.open(env, screen)
+	if err != nil {
+		return err
+	}
+	r, err := p.prepare(ctx, env, &o.machineOptions, name, rootfs.ConsoleSession, screen)
+	if err != nil {
+		return asUsage(err)
+	}
+	defer r.close()
+	spec, err := supervisor.Spec(r.config)
+	if err != nil {
+		return err
+	}
+	command, err := r.config.Backend.Command(spec)
+	if err != nil {
+		return err
+	}
+	m := r.config.Machine
+	x := explanation{
+		Lab: p.Name, Command: &command, Guest: argv,
+		Images: []imagePlan{p.imagePlan(p.Images[m.Image], r.image)},
+		Machine: &machinePlan{
+			Name: m.Name, Backend: r.config.Backend.Name(), Memory: int64(m.Memory),
+			Kernel: r.kernel.Path, Release: r.kernel.Release, Initramfs: spec.Initramfs,
+		},
+	}
+	for _, n := range m.Networks {
+		x.Networks = append(x.Networks, p.networkPlan(m, p.Networks[n]))
+	}
+	return x.write(env.Stdout, o.json)
+}
+
+func newExplainBuild(env Env) *cobra.Command {
+	o := &buildOptions{}
+	cmd := &cobra.Command{
+		Use:     "build [IMAGE]...",
+		Short:   "Show what wolffia build would do",
+		Example: "  wolffia explain build --json",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			screen := o.renderer(env)
+			defer screen.Close()
+			p, err := o.open(env, screen)
+			if err != nil {
+				return err
+			}
+			images, err := pickImages(p.Spec, args)
+			if err != nil {
+				return &usageError{err}
+			}
+			x := explanation{Lab: p.Name}
+			for _, img := range images {
+				lock, err := p.builder.Lock(cmd.Context(), build.Request(img))
+				if err != nil {
+					return err
+				}
+				x.Images = append(x.Images, p.imagePlan(img, &build.Artifact{Lock: lock}))
+			}
+			return x.write(env.Stdout, o.json)
+		},
+	}
+	o.flags(cmd)
+	return cmd
+}
+
+func (p *project) imagePlan(img *lab.Image, art *build.Artifact) imagePlan {
+	x := imagePlan{
+		Name: img.Name, Release: img.Release, Arch: art.Lock.Request.Arch,
+		Mirror: p.mirror.URI, Bytes: art.Lock.Size(), Path: art.Path,
+	}
+	for i := range art.Lock.Packages {
+		x.Packages = append(x.Packages, art.Lock.Packages[i].String())
+	}
+	return x
+}
+
+func (p *project) networkPlan(m *lab.Machine, n *lab.Network) networkPlan {
+	x := networkPlan{
+		Name: n.Name, MAC: lab.MAC(p.Name, m.Name, n.Name).String(), Subnet: n.Subnet.String(),
+		Gateway: !n.NoGateway, NoHost: n.NoHost, Restrict: n.Restrict, MTU: n.MTU,
+	}
+	if n == p.Uplink(m) {
+		for _, f := range m.Forwards {
+			x.Forwards = append(x.Forwards, f.String())
+		}
+	}
+	return x
+}
+
+func (x *explanation) write(w io.Writer, asJSON bool) error {
+	if asJSON {
+		return writeJSON(w, x)
+	}
+	for _, i := range x.Images {
+		mirror := i.Mirror
+		if mirror == "" {
+			mirror = "no mirror known"
+		}
+		fmt.Fprintf(w, "image %s: Debian %s, %s, from %s\n  %d packages, %s to download when not cached:\n",
+			i.Name, i.Release, i.Arch, mirror, len(i.Packages), sizeText(i.Bytes))
+		for _, p := range i.Packages {
+			fmt.Fprintln(w, "    "+p)
+		}
+		if i.Path != "" {
+			fmt.Fprintf(w, "  built: %s\n", i.Path)
+		}
+	}
+	if m := x.Machine; m != nil {
+		fmt.Fprintf(w, "machine %s: backend %s, memory %s\n  kernel %s: %s\n  initramfs, joined in this order:\n",
+			m.Name, m.Backend, sizeText(m.Memory), m.Release, m.Kernel)
+		for _, p := range m.Initramfs {
+			fmt.Fprintln(w, "    "+p)
+		}
+	}
+	for _, n := range x.Networks {
+		way := "with a router to the host"
+		switch {
+		case !n.Gateway:
+			way = "without a router"
+		case n.Restrict:
+			way = "with a router that leads nowhere (restrict)"
+		case n.NoHost:
+			way = "with a router that keeps the host out of reach"
+		}
+		fmt.Fprintf(w, "network %s: %s, MTU %d, %s\n  the machine's card there: %s\n", n.Name, n.Subnet, n.MTU, way, n.MAC)
+		for _, f := range n.Forwards {
+			fmt.Fprintln(w, "  forward "+f)
+		}
+	}
+	if x.Command != nil {
+		fmt.Fprintf(w, "command:\n  env -i \\\n")
+		for _, e := range x.Command.Env {
+			fmt.Fprintf(w, "    %s \\\n", access.Quote(e))
+		}
+		for i, a := range x.Command.Argv {
+			end := " \\"
+			if i == len(x.Command.Argv)-1 {
+				end = ""
+			}
+			fmt.Fprintf(w, "    %s%s\n", access.Quote(a), end)
+		}
+		fmt.Fprintln(w, "with these descriptors open, made by wolffia:")
+		for i, d := range x.Command.FDs {
+			fmt.Fprintf(w, "  %d: %s\n", i+3, d)
+		}
+	}
+	if len(x.Guest) > 0 {
+		fmt.Fprintf(w, "then, inside, by ssh over the control link:\n  %s\n", strings.Join(x.Guest, " "))
+	}
+	return nil
+}
