@@ -65,6 +65,7 @@ func newApt(dir string) (*apt, error) {
 	a := &apt{}
 	for _, o := range []string{
 		"Dir::State=" + dir + "/state", "Dir::State::status=" + dir + "/status", "Dir::Cache=" + dir + "/cache",
+		"Dir::Cache::pkgcache=pkgcache.bin", "Dir::Cache::srcpkgcache=srcpkgcache.bin", "Acquire::GzipIndexes=false",
 		"APT::Sandbox::User=root", "Acquire::Languages=none", "Debug::NoLocking=true", "APT::Get::List-Cleanup=false",
 		"Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
 		"APT::Install-Recommends=false", "APT::Install-Suggests=false", "APT::Architectures=",
@@ -77,6 +78,9 @@ func newApt(dir string) (*apt, error) {
 	}
 	a.arch = strings.TrimSpace(string(arch))
 	if _, err := a.run("apt-get", "update"); err != nil {
+		return nil, err
+	}
+	if _, err := a.run("apt-cache", "gencaches"); err != nil {
 		return nil, err
 	}
 	files, err := a.run("apt-get", "indextargets", "--format", "$(FILENAME)", "Created-By: Packages")

@@ -128,32 +128,31 @@ func (v *view) exclusive(p *control.Package) (out []*control.Package) {
 }
 
 // next gives the package to try for the first open choice, or 0 if all are
-// settled: wants first, then the dependencies of what is chosen, in the order
-// in which it was chosen, and Recommends when nothing else is open.
+// settled. It walks from the wants along what is chosen, depth first as apt
+// does, so that what is chosen but no longer needed asks for nothing.
+// Recommends come when nothing else is open.
 func (s *search) next() int32 {
-	for ; s.cursor.wants < len(s.wants); s.cursor.wants++ {
-		if q := s.open(&s.wants[s.cursor.wants]); q != 0 {
+	for i := range s.wants {
+		if _, q := s.open(&s.wants[i]); q != 0 {
 			return q
 		}
 	}
-	for ; s.cursor.pkg < len(s.trail); s.cursor.pkg, s.cursor.dep = s.cursor.pkg+1, 0 {
-		if s.trail[s.cursor.pkg] < 0 {
-			continue
-		}
-		deps := s.vars[s.trail[s.cursor.pkg].pkg()].deps
-		for ; s.cursor.dep < len(deps); s.cursor.dep++ {
-			if q := s.open(&deps[s.cursor.dep]); q != 0 {
-				return q
-			}
+	s.walked++
+	var order []int32
+	for i := range s.wants {
+		met, _ := s.open(&s.wants[i])
+		if q := s.walk(met, &order); q != 0 {
+			return q
 		}
 	}
-	for ; s.cursor.softPkg < len(s.trail); s.cursor.softPkg, s.cursor.soft = s.cursor.softPkg+1, 0 {
-		if s.trail[s.cursor.softPkg] < 0 {
-			continue
-		}
-		soft := s.vars[s.trail[s.cursor.softPkg].pkg()].soft
-		for ; s.cursor.soft < len(soft); s.cursor.soft++ {
-			if q := s.open(&soft[s.cursor.soft]); q != 0 {
+	for i := 0; i < len(order) && s.recommends; i++ {
+		soft := s.vars[order[i]].soft
+		for j := range soft {
+			met, q := s.open(&soft[j])
+			if met != 0 {
+				q = s.walk(met, &order)
+			}
+			if q != 0 {
 				return q
 			}
 		}
@@ -161,19 +160,40 @@ func (s *search) next() int32 {
 	return 0
 }
 
-// open gives the best package that may still meet the choice c; 0 if c is met
-// already or can't be.
-func (s *search) open(c *choice) int32 {
-	best := int32(0)
+// walk looks for an open choice among what the chosen package n needs. It
+// notes in order where it has been. Its depth is bounded by the number of
+// packages that are chosen.
+func (s *search) walk(n int32, order *[]int32) int32 {
+	if s.vars[n].walked == s.walked {
+		return 0
+	}
+	s.vars[n].walked = s.walked
+	*order = append(*order, n)
+	deps := s.vars[n].deps
+	for i := range deps {
+		met, q := s.open(&deps[i])
+		if met != 0 {
+			q = s.walk(met, order)
+		}
+		if q != 0 {
+			return q
+		}
+	}
+	return 0
+}
+
+// open gives the best package that meets the choice c, or if none does the
+// best that still may; both are 0 if c can't be met any more.
+func (s *search) open(c *choice) (met, try int32) {
 	for _, q := range c.order {
 		switch s.vars[q].value {
 		case 1:
-			return 0
+			return q, 0
 		case 0:
-			if best == 0 {
-				best = q
+			if try == 0 {
+				try = q
 			}
 		}
 	}
-	return best
+	return 0, try
 }

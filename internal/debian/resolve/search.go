@@ -61,6 +61,7 @@ type variable struct {
 	expanded bool     // its clauses have been made
 	deps     []choice // in the order of the fields
 	soft     []choice // Recommends
+	walked   int      // walk of next that came here last
 }
 
 const noReason = -1
@@ -77,20 +78,11 @@ type search struct {
 	watches [][]int32 // clauses by the slot of a watched literal
 	trail   []lit
 	done    int      // literals of trail that are propagated
-	levels  []cursor // where each decision's level begins
-	cursor  cursor
+	levels  []int    // length of the trail where each decision's level began
+	walked  int      // number of the last walk of next
 	unmet   []choice // dependencies dropped because of Exclude
 
 	recommends bool
-}
-
-// cursor is how far the search for open choices has come. What it has passed
-// stays settled as long as the trail below stays.
-type cursor struct {
-	trail         int // length of the trail when the level began
-	wants         int
-	pkg, dep      int // position in the trail, and in that package's choices
-	softPkg, soft int
 }
 
 func (s *search) variable(p *control.Package) int32 {
@@ -212,9 +204,7 @@ func (s *search) rewatch(id int32) bool {
 
 // decide opens a level and makes l true.
 func (s *search) decide(l lit) {
-	at := s.cursor
-	at.trail = len(s.trail)
-	s.levels = append(s.levels, at)
+	s.levels = append(s.levels, len(s.trail))
 	s.assign(l, noReason)
 }
 
@@ -224,13 +214,12 @@ func (s *search) backTo(level int32) {
 		return
 	}
 	at := s.levels[level]
-	for _, l := range s.trail[at.trail:] {
+	for _, l := range s.trail[at:] {
 		v := &s.vars[l.pkg()]
 		v.value, v.reason = 0, noReason
 	}
-	s.trail = s.trail[:at.trail]
-	s.done = at.trail
-	s.cursor = at
+	s.trail = s.trail[:at]
+	s.done = at
 	s.levels = s.levels[:level]
 }
 
