@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -58,8 +59,12 @@ func (k *child) run(path string, argv []string) int {
 	for i := range files {
 		files[i] = uintptr(i)
 	}
+	env := os.Environ()
+	for i, e := range env {
+		env[i] = strings.TrimPrefix(e, envPrefix)
+	}
 	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
-		Env: os.Environ(), Files: files,
+		Env: env, Files: files,
 		Sys: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {

@@ -80,8 +80,9 @@ type Process struct {
 }
 
 const (
-	argv0   = "wolffia-keeper"
-	selfExe = "/proc/self/exe" // right even when the file was replaced or deleted
+	argv0     = "wolffia-keeper"
+	envPrefix = "KEEP_"
+	selfExe   = "/proc/self/exe" // right even when the file was replaced or deleted
 
 	msgStarted = 's' // then the program's pid, as the keeper sees it
 	msgFailed  = 'e' // then errno
@@ -182,7 +183,7 @@ func (p *Process) own(c Command, sys *syscall.SysProcAttr, theirs *os.File, star
 	ctl := len(files)
 	argv := append([]string{argv0, string(p.mode), strconv.Itoa(ctl), strconv.FormatBool(c.FixedLayout), c.Path}, c.Argv...)
 	p.keeper, err = os.StartProcess(selfExe, argv, &os.ProcAttr{
-		Dir: c.Dir, Env: c.Env, Files: append(files, theirs), Sys: sys,
+		Dir: c.Dir, Env: hideEnv(c.Env), Files: append(files, theirs), Sys: sys,
 	})
 	theirs.Close()
 	closeNull()
@@ -218,6 +219,16 @@ func (p *Process) own(c Command, sys *syscall.SysProcAttr, theirs *os.File, star
 	}
 	p.status = syscall.WaitStatus(syscall.SIGKILL)
 	p.err = fmt.Errorf("keeper ended first: %v", state)
+}
+
+// hideEnv makes the program's environment one that means nothing to the keeper:
+// an LD_LIBRARY_PATH or GODEBUG is not for it.
+func hideEnv(env []string) []string {
+	out := make([]string, len(env))
+	for i, e := range env {
+		out[i] = envPrefix + e
+	}
+	return out
 }
 
 func (p *Process) reap() *os.ProcessState {
