@@ -28,7 +28,7 @@ func listShape(of shape) shape { return shape{"type": "array", "items": of} }
 
 func specKeys() []key[Spec] {
 	return []key[Spec]{
-		{"name", "The lab's name; the folder's name if absent.", textShape("pair"),
+		{"name", "The lab's name, which the machines' hardware addresses depend on; lab if absent.", textShape("pair"),
 			func(d *decoder, n ast.Node, s *Spec) { d.name(n, "name", &s.Name) }},
 		{"mirror", "The Debian mirror; the host's own if absent.", textShape("http://mirror.example/debian"),
 			func(d *decoder, n ast.Node, s *Spec) { d.set(n, "mirror", &s.Mirror) }},
