@@ -26,6 +26,7 @@ var layers = []string{
 	"rootfs",
 	"kernel",
 	"vnet",
+	"vnet/porttest",
 	"vnet/wire",
 	"vnet/gateway",
 	"machine machine/keeper",
@@ -109,7 +110,8 @@ func TestDependenciesHaveOneOwner(t *testing.T) {
 	})
 }
 
-// eachImport calls fn for every import of every package under internal.
+// eachImport calls fn for every import of every file under internal, and once
+// for each file without one.
 func eachImport(t *testing.T, fn func(file, pkg, imported string, test bool)) {
 	t.Helper()
 	err := filepath.WalkDir("internal", func(file string, d fs.DirEntry, err error) error {
@@ -121,6 +123,7 @@ func eachImport(t *testing.T, fn func(file, pkg, imported string, test bool)) {
 			return err
 		}
 		pkg := strings.TrimPrefix(path.Dir(filepath.ToSlash(file)), "internal/")
+		fn(file, pkg, "", strings.HasSuffix(file, "_test.go")) // for files that import nothing
 		for _, i := range parsed.Imports {
 			imported, err := strconv.Unquote(i.Path.Value)
 			if err != nil {
