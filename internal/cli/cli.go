@@ -14,8 +14,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"wolffia/internal/debian/resolve"
+	"wolffia/internal/debian"
 	"wolffia/internal/host"
+	"wolffia/internal/kernel"
 	"wolffia/internal/lab"
 	"wolffia/internal/machine"
 	"wolffia/internal/spell"
@@ -153,7 +154,8 @@ func report(ctx context.Context, w io.Writer, err error) int {
 		status  statusError
 		usage   *usageError
 		files   lab.Errors
-		missing *resolve.NotFoundError
+		request *debian.RequestError
+		module  *kernel.UnknownModuleError
 		start   *machine.StartError
 		lacking *host.UnsupportedError
 	)
@@ -173,7 +175,7 @@ func report(ctx context.Context, w io.Writer, err error) int {
 			fmt.Fprintln(w, "wolffia: "+e.Error())
 		}
 		return ExitUsage
-	case errors.As(err, &usage), errors.As(err, &missing):
+	case errors.As(err, &usage), errors.As(err, &request), errors.As(err, &module):
 		fmt.Fprintln(w, "wolffia: "+oneLine(err))
 		return ExitUsage
 	case errors.As(err, &lacking):
