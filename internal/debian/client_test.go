@@ -1,7 +1,10 @@
 package debian
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -92,4 +95,13 @@ func requireTool(t testing.TB, tool, pkg string) {
 		t.Fatalf("%s is missing: install the Debian package %s", tool, pkg)
 	}
 	t.Skipf("%s is missing: install the Debian package %s", tool, pkg)
+}
+
+func fileSum(t *testing.T, f *os.File) string {
+	t.Helper()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }

@@ -50,8 +50,11 @@ func (f *fetcher) download(ctx context.Context, file *os.File, w want, count fun
 		err = f.repeat(ctx, w.uri, func() error { return d.try(ctx) })
 	}
 	var status *StatusError
-	if errors.As(err, &status) && isAbsent(err) {
+	switch {
+	case errors.As(err, &status) && isAbsent(err):
 		status.Remedy = w.note
+	case isAbsent(err):
+		err = fmt.Errorf("%w; %s", err, w.note)
 	}
 	if errors.As(err, new(*DigestError)) {
 		if terr := d.restart(); terr != nil {

@@ -62,6 +62,9 @@ func (e *NetworkError) Error() string {
 	if errors.As(err, &ue) {
 		err = ue.Err
 	}
+	if err == io.ErrUnexpectedEOF {
+		err = errors.New("the connection broke off")
+	}
 	return fmt.Sprintf("fetch %s: %v; %s", redact(e.URL), err, e.Fix())
 }
 
@@ -176,7 +179,7 @@ func (f *fetcher) open(ctx context.Context, uri string, header http.Header) (*an
 		return &answer{resp.StatusCode, resp.Header, resp.ContentLength, body}, nil
 	}
 	body.Close()
-	return nil, &StatusError{URL: uri, Code: resp.StatusCode}
+	return nil, &StatusError{URL: uri, Code: resp.StatusCode, Remedy: tryMirror}
 }
 
 func openLocal(uri, path string) (*answer, error) {
