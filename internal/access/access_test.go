@@ -1,0 +1,139 @@
+package access
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"net"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+)
+
+// TestQuote has a real shell take the words apart again.
+func TestQuote(t *testing.T) {
+	var all []byte
+	for b := 1; b < 256; b++ {
+		all = append(all, byte(b))
+	}
+	words := []string{"", "plain", "a b", "it's", "'", "''", "$HOME `id` $(id)", "-n", "=", "a=b", "*?[", "\\", "\n", "~", string(all)}
+	var script strings.Builder
+	script.WriteString("printf '%s\\0'")
+	for _, w := range words {
+		script.WriteString(" " + Quote(w))
+	}
+	out, err := exec.Command("sh", "-c", script.String()).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(out); got != strings.Join(words, "\x00")+"\x00" {
+		t.Errorf("the shell read %q", strings.Split(got, "\x00"))
+	}
+}
+
+func TestSignalsHaveNumbers(t *testing.T) {
+	for _, s := range []unix.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGKILL, unix.SIGUSR1} {
+		name, ok := SignalName(s)
+		if !ok || signalNumber(name) != int(s) {
+			t.Errorf("signal %v is %q, number %d", s, name, signalNumber(name))
+		}
+	}
+	if _, ok := SignalName(unix.SIGWINCH); ok {
+		t.Error("ssh has no name for SIGWINCH")
+	}
+}
+
+// server answers one connection as an ssh server with these keys.
+func server(t *testing.T, conn net.Conn, keys Keys, accept ssh.PublicKey) {
+	t.Helper()
+	cfg := &ssh.ServerConfig{PublicKeyCallback: func(_ ssh.ConnMetadata, k ssh.PublicKey) (*ssh.Permissions, error) {
+		if !bytes.Equal(k.Marshal(), accept.Marshal()) {
+			return nil, errors.New("another key")
+		}
+		return nil, nil
+	}}
+	signer, err := ssh.NewSignerFromKey(keys.Host)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	cfg.AddHostKey(signer)
+	c, _, requests, err := ssh.NewServerConn(conn, cfg)
+	if err != nil {
+		conn.Close()
+		return
+	}
+	go ssh.DiscardRequests(requests)
+	c.Wait()
+}
+
+func testKeys(t *testing.T) (Keys, ssh.PublicKey) {
+	t.Helper()
+	k, err := GenerateKeys(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := ssh.NewPublicKey(k.Client.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k, pub
+}
+
+// TestKeysArePinned shows that neither side takes another's key: what a
+// machine that was swapped, or a stranger on the link, would have.
+func TestKeysArePinned(t *testing.T) {
+	ours, pub := testKeys(t)
+	other, otherPub := testKeys(t)
+	for name, c := range map[string]struct {
+		server Keys
+		accept ssh.PublicKey
+		works  bool
+	}{
+		"both right":       {ours, pub, true},
+		"another host key": {other, pub, false},
+		"another user key": {ours, otherPub, false},
+	} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if conn, err := l.Accept(); err == nil {
+				server(t, conn, c.server, c.accept)
+			}
+		}()
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := Dial(context.Background(), conn, "root", ours)
+		if (err == nil) != c.works {
+			t.Errorf("%s: %v", name, err)
+		}
+		if client != nil {
+			client.Close()
+		}
+		l.Close()
+		<-done
+	}
+}
+
+// TestDialEndsWithItsContext holds it to a machine that says nothing.
+func TestDialEndsWithItsContext(t *testing.T) {
+	a, b := net.Pipe()
+	defer b.Close()
+	keys, _ := testKeys(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := Dial(ctx, a, "root", keys); err == nil {
+		t.Error("logged in to nobody")
+	}
+}
