@@ -9,7 +9,7 @@
 // name. A compressed archive is one gzip member or one zstd frame, although all
 // processors work on it, because the kernel's unpacker (init/initramfs.c)
 // refuses an archive that doesn't end with a record at the end of each; its zstd
-// window is 2 MiB, which the kernel has to allocate.
+// window is 1 MiB, which the kernel has to allocate.
 //
 // What is read, besides: the "crc" form (070702), whose checksums are verified;
 // compressed archives of several members or frames; plain and compressed

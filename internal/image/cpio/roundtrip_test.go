@@ -37,7 +37,7 @@ func read(t testing.TB, b []byte, o ReadOptions) *tree.Tree {
 var compressions = []Compression{None, Gzip, Zstd}
 
 func TestRoundTrip(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(10) {
 		want := treetest.Random(seed, treetest.Options{Entries: 200, Sockets: true})
 		for _, c := range compressions {
 			t.Run(fmt.Sprintf("%d%s", seed, c), func(t *testing.T) {
@@ -51,7 +51,7 @@ func TestRoundTrip(t *testing.T) {
 
 // big makes a tree whose archive takes several blocks of each compressor.
 func big() *tree.Tree {
-	return treetest.Random(99, treetest.Options{Entries: 200, MaxSize: 400_000})
+	return treetest.Random(99, treetest.Options{Entries: 100, MaxSize: 500_000})
 }
 
 func TestSameBytesOnAnyNumberOfProcessors(t *testing.T) {
@@ -59,7 +59,7 @@ func TestSameBytesOnAnyNumberOfProcessors(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for _, c := range compressions {
 		var want []byte
-		for _, procs := range []int{1, 2, 3, 8} {
+		for _, procs := range []int{1, 2, 8} {
 			runtime.GOMAXPROCS(procs)
 			got := write(t, tr, Options{Compression: c})
 			if want == nil {
@@ -104,7 +104,7 @@ func TestMembersThatEndMidRecord(t *testing.T) {
 	for _, c := range []Compression{Gzip, Zstd} {
 		var all bytes.Buffer
 		for rest := plain; len(rest) > 0; {
-			n := min(len(rest), 77777)
+			n := min(len(rest), 777_777)
 			w, end, err := compress(&all, c)
 			if err != nil {
 				t.Fatal(err)
@@ -183,7 +183,7 @@ func TestWriteErrors(t *testing.T) {
 	tr := big()
 	before := runtime.NumGoroutine()
 	for _, c := range compressions {
-		for _, room := range []int{0, 5, 100, 1000, 100_000, 2_000_000} {
+		for _, room := range []int{0, 5, 1000, 2_000_000} {
 			if err := Write(&disk{room: room}, tr, Options{Compression: c}); !errors.Is(err, errFull) {
 				t.Errorf("%q with room for %d bytes: %v", c, room, err)
 			}

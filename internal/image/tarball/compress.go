@@ -23,7 +23,7 @@ const (
 const (
 	gzipLevel  = 8       // of the library's scale: the nearest in size to gzip -6
 	gzipBlock  = 1 << 20 // bytes compressed at a time; part of the format's bytes, never change it lightly
-	zstdWindow = 2 << 20
+	zstdWindow = 1 << 20
 )
 
 // compress gives a writer that compresses into w, and the function that ends
