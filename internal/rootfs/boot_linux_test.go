@@ -56,15 +56,19 @@ func (g *guest) saw(t *testing.T, want ...string) {
 }
 
 // boot runs an image with an identity until it powers off, at most a minute.
-// What is typed follows the first prompt. Every card is a router's.
-func boot(t testing.TB, image *tree.Tree, id IdentityConfig, typed string, cards ...router) *guest {
+// Every card is a router's.
+func boot(t testing.TB, image *tree.Tree, id IdentityConfig, steps []step, cards ...router) *guest {
 	t.Helper()
 	f := machinetest.UML(t)
 	dir := t.TempDir()
-	identity, err := Identity(id)
-	must(t, err)
+	parts := []*tree.Tree{image}
+	if id.Hostname != "" { // else the image is started bare
+		identity, err := Identity(id)
+		must(t, err)
+		parts = append(parts, identity)
+	}
 	spec := machine.Spec{Name: "alice", Arch: "amd64", Kernel: f.Kernel, Dir: dir}
-	for i, part := range []*tree.Tree{image, identity} {
+	for i, part := range parts {
 		var b bytes.Buffer
 		must(t, cpio.Write(&b, part, cpio.Options{}))
 		name := filepath.Join(dir, fmt.Sprintf("part%d", i))
@@ -93,7 +97,7 @@ func boot(t testing.TB, image *tree.Tree, id IdentityConfig, typed string, cards
 			g.at = append(g.at, time.Since(start))
 		}
 	})
-	all.Go(func() { g.console = converse(m.Console(), typed) })
+	all.Go(func() { g.console = converse(m.Console(), steps) })
 	g.exit = m.Wait()
 	g.end = time.Since(start)
 	all.Wait()
@@ -106,16 +110,24 @@ func boot(t testing.TB, image *tree.Tree, id IdentityConfig, typed string, cards
 	return g
 }
 
-// converse reads the console and types after the first prompt.
-func converse(c machine.Console, typed string) string {
+// step is something to type once the console shows a text.
+type step struct{ see, typed string }
+
+// converse reads the console and takes the steps in turn.
+func converse(c machine.Console, steps []step) string {
 	var seen bytes.Buffer
-	buf := make([]byte, 4096)
+	buf, from := make([]byte, 4096), 0
 	for {
 		n, err := c.Read(buf)
 		seen.Write(buf[:n])
-		if typed != "" && bytes.Contains(seen.Bytes(), []byte("# ")) {
-			_, _ = io.WriteString(c, typed)
-			typed = ""
+		for len(steps) > 0 {
+			i := bytes.Index(seen.Bytes()[from:], []byte(steps[0].see))
+			if i < 0 {
+				break
+			}
+			from += i + len(steps[0].see)
+			_, _ = io.WriteString(c, steps[0].typed)
+			steps = steps[1:]
 		}
 		if err != nil {
 			return seen.String()
@@ -177,6 +189,7 @@ func TestBootControl(t *testing.T) {
 			{Path: "/etc/test.key", Content: string(DropbearKey(testKey(1))), Mode: 0o600},
 			service("check", `
 echo "CHECK host $(hostname) $(grep -c alice /etc/hosts)"
+echo "CHECK pub $(dropbearkey -y -f /etc/dropbear/dropbear_ed25519_host_key | grep ^ssh- | cut -d' ' -f1,2)"
 echo "CHECK mounts $(cut -d' ' -f2 /proc/mounts | tr '\n' ' ')"
 echo "CHECK keys $(ls -ldL /root/.ssh /root/.ssh/authorized_keys | cut -c1-10 | tr '\n' ' ')"
 while ! p=$(pidof nc); do usleep 10000; done
@@ -190,9 +203,9 @@ echo "CHECK status $?"
 		Users:    []User{{Name: "bob", Password: "secret", Groups: []string{"dialout"}}},
 		Services: []string{"check"},
 	})
-	g := boot(t, image, identity(t), "echo CHECK shell $USER $HOME $(tty)\nid bob\nexit\n")
+	g := boot(t, image, identity(t), []step{{"# ", "echo CHECK shell $USER $HOME $(tty)\nid bob\nexit\n"}})
 	t.Log(g)
-	g.saw(t, "CHECK host alice 1", "CHECK mounts / /dev /proc /sys /dev/pts", "CHECK keys drwx------ -rw-------",
+	g.saw(t, "CHECK host alice 1", "CHECK pub "+authorized(t, testKey(2)), "CHECK mounts / /dev /proc /sys /dev/pts", "CHECK keys drwx------ -rw-------",
 		"CHECK ssh root lo 1 fds 0 1 2 3", "CHECK status 7", "CHECK shell root /root /dev/tty0",
 		"uid=1000(bob) gid=1000(bob) groups=1000(bob),20(dialout)")
 	for _, want := range []string{"stage mounts", "access", "stage network", "stage services", "ready"} {
@@ -228,7 +241,7 @@ echo "CHECK released $(ip -4 -o addr show dev eth0 | wc -l) $(tr '\n' ' ' </etc/
 			Addrs: []netip.Prefix{netip.MustParsePrefix("10.9.0.5/24"), netip.MustParsePrefix("fd09::5/64")}},
 		{Name: "eth2", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 3}, DHCP: true},
 	}
-	g := boot(t, image, id, "poweroff\n", router{ip: "10.0.2.15", prefix6: "fd00:2::"}, router{mute: true}, router{mute: true})
+	g := boot(t, image, id, []step{{"# ", "poweroff\n"}}, router{ip: "10.0.2.15", prefix6: "fd00:2::"}, router{mute: true}, router{mute: true})
 	t.Log(g)
 	g.saw(t, "CHECK v4 10.0.2.15/24 1400", "CHECK v6 fd00:2::ff:fe00:1/64",
 		"CHECK static 10.9.0.5/24 fd09::5/64 fe80::ff:fe00:2/64",
@@ -237,6 +250,38 @@ echo "CHECK released $(ip -4 -o addr show dev eth0 | wc -l) $(tr '\n' ' ' </etc/
 		"CHECK released 0 nameserver 192.0.2.53")
 	if !slices.Contains(g.status, "error network no lease on eth2 within 5 s; still asking") {
 		t.Error("nothing is said about eth2")
+	}
+}
+
+// TestBootBare boots an image as another tool would: with nothing but itself.
+// It asks for leases on every card and shows a login prompt, where the
+// password counts.
+func TestBootBare(t *testing.T) {
+	image := build(t, packages(t, "trixie", "amd64", "busybox-static", "dropbear-bin"), Recipe{
+		Hostname: "solo",
+		Users:    []User{{Name: "root", Password: "secret"}},
+		Files: []File{service("check", `
+tries=0
+until [ -e /run/wolffia/lease.vec0 ] || [ $tries -gt 50 ]; do sleep 0.1; tries=$((tries + 1)); done
+echo "CHECK $(hostname) $(ip -4 -o addr show dev vec0 | tr -s ' ' | cut -d' ' -f4)"
+`)},
+		Services: []string{"check", "dropbear"},
+	})
+	id := IdentityConfig{NICs: []NIC{{Name: "eth0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}}}
+	g := boot(t, image, id, []step{{"login: ", "root\n"}, {"assword: ", "secret\n"}, {"# ", "poweroff\n"}}, router{ip: "10.0.2.15"})
+	t.Log(g)
+	g.saw(t, "CHECK solo 10.0.2.15/24")
+	if len(g.status) > 0 {
+		t.Errorf("status %q without a device for it", g.status)
+	}
+}
+
+// TestBootWithoutServer says what is missing.
+func TestBootWithoutServer(t *testing.T) {
+	image := build(t, packages(t, "trixie", "amd64", "busybox-static"), Recipe{Packages: []string{"busybox-static"}})
+	g := boot(t, image, identity(t), []step{{"# ", "poweroff\n"}})
+	if want := "error access /usr/sbin/dropbear is not in the image; add dropbear-bin to its packages"; !slices.Contains(g.status, want) {
+		t.Errorf("no status line %q in\n%v", want, g)
 	}
 }
 
@@ -252,7 +297,7 @@ func BenchmarkBoot(b *testing.B) {
 	id.NICs = []NIC{{Name: "eth0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, DHCP: true}}
 	best := map[string]time.Duration{}
 	for b.Loop() {
-		g := boot(b, image, id, "exit\n", router{ip: "10.0.2.15", prefix6: "fd00:2::"})
+		g := boot(b, image, id, []step{{"# ", "exit\n"}}, router{ip: "10.0.2.15", prefix6: "fd00:2::"})
 		now := map[string]time.Duration{"kernel": g.at[0], "end": g.end - g.at[0]}
 		for i, line := range g.status[1:] {
 			now[line] = g.at[i+1] - g.at[0]

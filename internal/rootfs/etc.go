@@ -2,7 +2,11 @@ package rootfs
 
 import (
 	"fmt"
+	"io/fs"
+	"path"
 	"strings"
+
+	"wolffia/internal/tree"
 )
 
 // releases gives Debian's version numbers to code names, for os-release.
@@ -57,7 +61,39 @@ func (b *builder) etc() error {
 			return err
 		}
 	}
-	return nil
+	return b.certificates()
+}
+
+// certificates does what update-ca-certificates would: one file of all the
+// certificates that the package ca-certificates brings.
+func (b *builder) certificates() error {
+	const dir, bundle = "/usr/share/ca-certificates", "/etc/ssl/certs/ca-certificates.crt"
+	_, n, err := b.t.Resolve(dir)
+	if err != nil || !n.IsDir() || b.has(bundle) {
+		return nil
+	}
+	var all strings.Builder
+	err = b.t.Walk(func(name string, n *tree.Node) error {
+		if n.IsDir() && !strings.HasPrefix(dir+"/", strings.TrimSuffix(name, "/")+"/") && !strings.HasPrefix(name, dir+"/") {
+			return fs.SkipDir
+		}
+		if !strings.HasPrefix(name, dir+"/") || n.IsDir() || path.Ext(name) != ".crt" {
+			return nil
+		}
+		data, err := b.t.ReadFile(name, 1<<20)
+		if err != nil {
+			return err
+		}
+		all.Write(data)
+		if len(data) > 0 && data[len(data)-1] != '\n' {
+			all.WriteByte('\n')
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("collect certificates: %w", err)
+	}
+	return b.write(bundle, 0o644, all.String(), false)
 }
 
 func (b *builder) osRelease() string {

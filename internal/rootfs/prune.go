@@ -200,8 +200,7 @@ func (p *pruner) follow() {
 		files, missing := l.closure(roots)
 		p.rep.Missing = append(p.rep.Missing, missing...)
 		for f := range files {
-			again = again || !p.keep[f]
-			p.keep[f] = true
+			p.keep[f], done[f] = true, true // looked through, with the DT_RPATH of what needs it
 			for _, pattern := range opened[path.Base(f)] {
 				again = p.match(pattern) || again
 			}
