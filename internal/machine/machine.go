@@ -10,8 +10,8 @@
 //   - /dev/console is the console, and what the kernel has to say there is
 //     errors only (loglevel=4), unless Spec.Cmdline asks for more;
 //
-//   - network interfaces come in the order of Spec.NICs, with their MAC
-//     addresses;
+//   - network interfaces have the MAC addresses of Spec.NICs, by which to find
+//     them: their names differ between backends;
 //
 //   - Ctrl-Alt-Del (SIGINT to an init that asked for it, a restart otherwise)
 //     is how Stop asks for an end.

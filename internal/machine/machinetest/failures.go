@@ -49,7 +49,7 @@ func (s suite) failures(t *testing.T) {
 		{"InitExitsZero", script("exit 0"), "init", "init ended (status 0)"},
 		{"InitCrashes", script("kill -SEGV $$"), "init", "ended"},
 		{"NoInterpreter", image(tree.File(0o755, tree.Bytes("#!/bin/nothing\n"))), "init", "not in the image"},
-		{"NotExecutable", image(tree.File(0o644, tree.Bytes("#!/bin/busybox sh\n"))), "kernel", "no /init in the initramfs"},
+		{"NotExecutable", image(tree.File(0o644, tree.Bytes("#!/bin/busybox sh\n"))), "init", "not executable"},
 		{"WrongArchitecture", image(tree.File(0o755, tree.Bytes(otherELF))), "init", "architecture"},
 		{"Garbage", damage(func(b []byte) []byte { return make([]byte, 8192) }), "kernel", "no /init in the initramfs"},
 		{"NotAnArchive", damage(func(b []byte) []byte { return []byte(strings.Repeat("hello ", 1000)) }), "kernel", "the initramfs is damaged"},
@@ -64,9 +64,13 @@ func (s suite) failures(t *testing.T) {
 			spec.Memory = 32 << 20
 		}, "kernel", "memory"},
 		{"MemoryEaten", func(t *testing.T, spec *machine.Spec) {
-			script("mount -t tmpfs -o size=2g t /tmp; head -c 1000000000 /dev/zero >/tmp/x")(t, spec)
+			script("mount -t tmpfs -o size=2g t /tmp; x=0123456789abcdef; x=$x$x$x$x; x=$x$x$x$x; while :; do echo $x$x$x$x; done >/tmp/x")(t, spec)
 			spec.Memory = 48 << 20
 		}, "kernel", "memory"},
+		{"ProcessKilledForMemory", func(t *testing.T, spec *machine.Spec) {
+			script("mount -t tmpfs -o size=2g t /tmp; mount -t devtmpfs d /dev; head -c 1000000000 /dev/zero >/tmp/x")(t, spec)
+			spec.Memory = 48 << 20
+		}, "init", "ran out of memory"},
 		{"Panic", script("mount -t proc p /proc; echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 1000"), "kernel", "sysrq"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

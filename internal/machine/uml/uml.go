@@ -95,6 +95,7 @@ var defaults = []string{
 	"lpj=15000000",
 	"initcall_blacklist=raid6_select_algo,raid6_init",
 	"ubd0r=/dev/null", // instead of looking for a file called root_fs
+	"init=/init",      // so that an /init that can't be executed is an error: the kernel would go on to try a bare shell
 }
 
 func newPlan(spec machine.Spec) (*plan, error) {
