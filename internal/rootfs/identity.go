@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 
 	"wolffia/internal/tree"
@@ -159,6 +160,12 @@ func (c IdentityConfig) check() error {
 		if !nicRule.MatchString(n.Name) || len(n.MAC) != 6 {
 			return fmt.Errorf("network interface %q with address %s", n.Name, n.MAC)
 		}
+		if slices.ContainsFunc(n.Gateways, zoned) {
+			return fmt.Errorf("network interface %s: a gateway's address has no zone", n.Name)
+		}
+	}
+	if slices.ContainsFunc(c.DNS, zoned) {
+		return errors.New("a name server's address has no zone")
 	}
 	for _, m := range c.Modules {
 		if !moduleRule.MatchString(m) {
@@ -172,6 +179,9 @@ func (c IdentityConfig) check() error {
 	}
 	return nil
 }
+
+// zoned reports whether a carries a zone, which is free text.
+func zoned(a netip.Addr) bool { return a.Zone() != "" }
 
 // field renders n for NICS.
 func (n NIC) field() string {

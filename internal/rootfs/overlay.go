@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"wolffia/internal/tree"
@@ -60,6 +61,8 @@ func (b *builder) file(f File) error {
 	switch {
 	case !path.IsAbs(f.Path):
 		return errors.New("is not an absolute path")
+	case slices.Contains(strings.Split(f.Path, "/"), ".."):
+		return errors.New("holds \"..\"")
 	case f.From != "":
 		return b.fromHost(f, own)
 	case f.Link != "":
@@ -181,6 +184,14 @@ func (b *builder) hostLibraries(program string) error {
 		}
 		if err := b.hostFile(name, to, info, func(n *tree.Node) *tree.Node { return n }); err != nil {
 			return err
+		}
+	}
+	// Programs name their loader by a link of merged /usr, such as /lib64.
+	for _, dir := range []string{"lib64", "lib32", "libx32"} {
+		if b.t.Get("/usr/"+dir) != nil && b.t.Get("/"+dir) == nil {
+			if err := b.put("/"+dir, tree.Symlink("usr/"+dir)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -1,0 +1,78 @@
+package rootfs
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestIdentity(t *testing.T) {
+	got, err := Identity(IdentityConfig{
+		Hostname: "alice", Status: "/dev/ttyS0", Console: ConsoleLogin, ConsoleDevice: "/dev/tty0", Term: "xterm-256color",
+		ControlMAC: controlMAC, ControlAddr: controlAddr, HostKey: testKey(2), AuthorizedKeys: []string{"key one", "key two"},
+		NICs: []NIC{
+			{Name: "eth0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, DHCP: true},
+			{Name: "eth1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2},
+				Addrs:    []netip.Prefix{netip.MustParsePrefix("10.0.0.5/24"), netip.MustParsePrefix("fd00::5/64")},
+				Gateways: []netip.Addr{netip.MustParseAddr("10.0.0.1")}},
+			{Name: "eth2", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 3}},
+		},
+		DNS: []netip.Addr{netip.MustParseAddr("10.0.0.3")}, Modules: []string{"/lib/modules/6/a.ko", "/lib/modules/6/b.ko debug=1"},
+		V6: true, Seed: []byte{1, 2, 3},
+	})
+	must(t, err)
+	for name, want := range map[string]string{
+		"/etc/wolffia/machine": `# What sets this machine apart from others with its image. Read by /init.
+HOSTNAME=alice
+STATUS=/dev/ttyS0
+export TERM=xterm-256color
+CONTROL_MAC=02:00:00:00:00:09
+CONTROL_ADDR=169.254.77.2/30
+# NAME,MAC,MODE[,ADDRESS/BITS+...[,GATEWAY+...]] with MODE dhcp, static or auto (IPv6 only)
+NICS="eth0,02:00:00:00:00:01,dhcp eth1,02:00:00:00:00:02,static,10.0.0.5/24+fd00::5/64,10.0.0.1 eth2,02:00:00:00:00:03,auto"
+DNS="10.0.0.3"
+V6=1
+`,
+		"/etc/wolffia/modules":         "/lib/modules/6/a.ko\n/lib/modules/6/b.ko debug=1\n",
+		"/etc/wolffia/authorized_keys": "key one\nkey two\n",
+		"/etc/wolffia/seed":            "\x01\x02\x03",
+		"/etc/hostname":                "alice\n",
+	} {
+		if have := text(t, got, name); have != want {
+			t.Errorf("%s holds\n%s, want\n%s", name, have, want)
+		}
+	}
+	if tab := text(t, got, "/etc/inittab"); !strings.Contains(tab, "\ntty0::respawn:/sbin/getty -L 0 tty0 xterm-256color\n") {
+		t.Error(tab)
+	}
+	key := got.Get("/etc/dropbear/dropbear_ed25519_host_key")
+	if key == nil || key.Mode&0o777 != 0o600 || key.Size() != 4+11+4+64 {
+		t.Errorf("host key %+v", key)
+	}
+}
+
+// TestIdentityRefuses what the guest's shell would run.
+func TestIdentityRefuses(t *testing.T) {
+	for name, c := range map[string]IdentityConfig{
+		"host name":  {Hostname: "a$(reboot)"},
+		"status":     {Status: "/dev/x;reboot"},
+		"console":    {ConsoleDevice: "tty0 x"},
+		"kind":       {Console: "fancy"},
+		"term":       {Term: "`id`"},
+		"card":       {NICs: []NIC{{Name: "eth 0", MAC: controlMAC}}},
+		"card's MAC": {NICs: []NIC{{Name: "eth0"}}},
+		"module":     {Modules: []string{"/a\n/b"}},
+		"key":        {AuthorizedKeys: []string{"a\nb"}},
+		"control":    {ControlMAC: controlMAC},
+		"zone":       {NICs: []NIC{{Name: "e", MAC: controlMAC, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}, Gateways: []netip.Addr{netip.MustParseAddr("fe80::1%$(id)")}}}},
+	} {
+		if _, err := Identity(c); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if names := KnownServices(); !slices.Contains(names, "dropbear") || !slices.IsSorted(names) {
+		t.Error(names)
+	}
+}
