@@ -95,8 +95,8 @@ func (g *Gateway) filter4(f []byte) bool {
 	if g.local[dst] {
 		return true
 	}
-	if g.cfg.Subnet.Contains(dst) {
-		return false // a guest's or nobody's: not ours to answer for
+	if g.cfg.Subnet.Contains(dst) || !routable(dst) {
+		return false // a guest's, nobody's or a martian: not ours to answer for
 	}
 	if p[8] <= 1 { // the time to live ends here (RFC 1812, 5.3.1)
 		if whole || binary.BigEndian.Uint16(p[6:])&0x1fff == 0 {
@@ -139,7 +139,7 @@ func (g *Gateway) filter6(f []byte) bool {
 	if g.local[dst] {
 		return true
 	}
-	if g.cfg.Prefix6.Contains(dst) || linkLocalNet.Contains(src) || linkLocalNet.Contains(dst) {
+	if g.cfg.Prefix6.Contains(dst) || linkLocalNet.Contains(src) || !routable(dst) {
 		return false
 	}
 	if p[7] <= 1 {
