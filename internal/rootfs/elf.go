@@ -255,19 +255,19 @@ func readNode(n *tree.Node) (*object, error) {
 		return readObject(at, n.Size())
 	}
 	// The content can only be streamed: look at the start before taking it all.
-	head := make([]byte, 4)
-	if _, err := io.ReadFull(r, head); err != nil || string(head) != "\x7fELF" {
+	data := make([]byte, 4, 4096)
+	if _, err := io.ReadFull(r, data); err != nil || string(data) != "\x7fELF" {
 		return nil, errNotELF
 	}
 	if n.Size() > maxProgram {
 		return nil, fmt.Errorf("is larger than %d bytes", maxProgram)
 	}
-	rest, err := io.ReadAll(io.LimitReader(r, maxProgram))
-	if err != nil {
+	data = append(make([]byte, 0, n.Size()), data...)
+	data = data[:n.Size()]
+	if _, err := io.ReadFull(r, data[4:]); err != nil {
 		return nil, err
 	}
-	data := append(head, rest...)
-	return readObject(bytes.NewReader(data), int64(len(data)))
+	return readObject(bytes.NewReader(data), n.Size())
 }
 
 // interpreter is the program that a script's first line names, or "".

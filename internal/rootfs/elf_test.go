@@ -275,6 +275,37 @@ func TestPrune(t *testing.T) {
 	}
 }
 
+// TestCache asks ldconfig to read what we write.
+func TestCache(t *testing.T) {
+	requireTool(t, "/sbin/ldconfig", "libc-bin")
+	base := small(t)
+	lib := elfFile{machine: x86, needed: []string{"libc.so.6"}}.bytes()
+	for _, name := range []string{"/opt/l/libx.so.2", "/opt/l/libx.so.10", "/opt/l/liba.so", "/opt/m/libx.so.10", "/usr/lib/x86_64-linux-gnu/libsys.so.1"} {
+		must(t, base.MkdirAll(filepath.Dir(name), 0o755))
+		must(t, base.Put(name, tree.File(0o644, tree.Bytes(lib))))
+	}
+	must(t, base.Put("/etc/ld.so.conf", tree.File(0o644, tree.Bytes("/opt/l\n/opt/m\n/usr/lib/x86_64-linux-gnu\n"))))
+	got, _, err := Build(Recipe{Time: released}, base)
+	must(t, err)
+	file := filepath.Join(t.TempDir(), "cache")
+	must(t, os.WriteFile(file, []byte(text(t, got, "/etc/ld.so.cache")), 0o644))
+	out, err := exec.Command("/sbin/ldconfig", "-p", "-C", file).CombinedOutput()
+	must(t, err)
+	var lines []string
+	for l := range strings.Lines(string(out)) {
+		if strings.Contains(l, "=>") {
+			lines = append(lines, strings.TrimSpace(l))
+		}
+	}
+	want := []string{
+		"libx.so.10 (libc6,x86-64) => /opt/l/libx.so.10", "libx.so.10 (libc6,x86-64) => /opt/m/libx.so.10",
+		"libx.so.2 (libc6,x86-64) => /opt/l/libx.so.2", "liba.so (libc6,x86-64) => /opt/l/liba.so",
+	}
+	if !slices.Equal(lines, want) {
+		t.Errorf("ldconfig reads\n%s", out)
+	}
+}
+
 func TestReadObjectBigEndian32(t *testing.T) {
 	b := elfFile{machine: 8, interp: "/lib/ld.so.1", needed: []string{"libc.so.6", "libm.so.6"}, rpath: "/a:/b", big: true}.bytes()
 	o, err := readObject(bytes.NewReader(b), int64(len(b)))

@@ -3,6 +3,7 @@ package rootfs
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -284,7 +285,12 @@ func (hostPlace) read(name string) ([]byte, error) {
 }
 
 // treePlace is an unpacked tree.
-type treePlace struct{ t *tree.Tree }
+type treePlace struct {
+	t     *tree.Tree
+	known map[*tree.Node]*object // what was read before
+}
+
+func newTreePlace(t *tree.Tree) treePlace { return treePlace{t, map[*tree.Node]*object{}} }
 
 func (p treePlace) find(name string) ([]string, *object, error) {
 	names, n, err := p.chain(name)
@@ -294,11 +300,17 @@ func (p treePlace) find(name string) ([]string, *object, error) {
 	if n.Type() != tree.TypeRegular {
 		return names, &object{}, nil
 	}
-	o, err := readNode(n)
-	if err == errNotELF {
-		return names, &object{}, nil
+	o, known := p.known[n]
+	if !known {
+		if o, err = readNode(n); err == errNotELF {
+			o, err = &object{}, nil
+		}
+		if err != nil {
+			return names, nil, fmt.Errorf("%s: %w", names[len(names)-1], err)
+		}
+		p.known[n] = o
 	}
-	return names, o, err
+	return names, o, nil
 }
 
 // chain follows the links at the end of name, one by one.

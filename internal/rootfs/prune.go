@@ -93,7 +93,7 @@ func PackageFiles(t *tree.Tree, names []string) ([]string, error) {
 //
 // Every name in wanted is a path in t; names that aren't there are passed over.
 func Prune(t *tree.Tree, wanted []string) (*tree.Tree, *Pruned, error) {
-	p := pruner{t: t, keep: map[string]bool{}, asked: map[string]bool{}, rep: &Pruned{}}
+	p := pruner{t: t, place: newTreePlace(t), keep: map[string]bool{}, asked: map[string]bool{}, rep: &Pruned{}}
 	for _, name := range wanted {
 		p.want(name)
 	}
@@ -112,6 +112,7 @@ func Prune(t *tree.Tree, wanted []string) (*tree.Tree, *Pruned, error) {
 
 type pruner struct {
 	t     *tree.Tree
+	place treePlace
 	keep  map[string]bool // paths without links in their folders
 	asked map[string]bool // those of them that were wanted
 	rep   *Pruned
@@ -125,7 +126,7 @@ func (p *pruner) want(name string) {
 		return
 	}
 	p.asked[name] = true
-	if names, _, err := (treePlace{p.t}).chain(name); err == nil {
+	if names, _, err := p.place.chain(name); err == nil {
 		for _, name := range names {
 			p.keep[name] = true
 		}
@@ -141,7 +142,7 @@ func (p *pruner) match(pattern string) (found bool) {
 	for i, part := range parts {
 		var next []string
 		for _, d := range dirs {
-			for _, e := range (treePlace{p.t}).list(d) {
+			for _, e := range p.place.list(d) {
 				if ok, _ := path.Match(part, e); ok {
 					next = append(next, path.Join(d, e))
 				}
@@ -151,7 +152,7 @@ func (p *pruner) match(pattern string) (found bool) {
 			continue
 		}
 		for _, name := range dirs {
-			names, n, err := (treePlace{p.t}).chain(name)
+			names, n, err := p.place.chain(name)
 			if err != nil || n.IsDir() {
 				continue
 			}
@@ -166,7 +167,7 @@ func (p *pruner) match(pattern string) (found bool) {
 
 // follow adds what the kept programs need, until nothing new comes.
 func (p *pruner) follow() {
-	l := newLoader(treePlace{p.t})
+	l := newLoader(p.place)
 	done := map[string]bool{}
 	for again := true; again; {
 		again = false
@@ -187,7 +188,7 @@ func (p *pruner) follow() {
 			if interp == "" {
 				continue
 			}
-			names, _, err := (treePlace{p.t}).chain(interp)
+			names, _, err := p.place.chain(interp)
 			if err != nil {
 				p.rep.Missing = append(p.rep.Missing, name+" needs "+interp)
 				continue

@@ -251,7 +251,7 @@ func TestHostProgram(t *testing.T) {
 	must(t, err)
 	got, _, err := Build(Recipe{Time: released, Files: []File{{From: program, Path: "/usr/local/bin/prog", Libraries: true}}}, small(t))
 	must(t, err)
-	l := newLoader(treePlace{got})
+	l := newLoader(newTreePlace(got))
 	_, missing := l.closure([]string{"/usr/local/bin/prog"})
 	if len(missing) > 0 {
 		t.Errorf("missing in the image: %v", missing)
