@@ -34,7 +34,6 @@ type repo struct {
 	extra     string // further paragraphs of Packages
 	edit      func(packages string) string
 	signedAt  time.Time
-	noAll     bool
 	packages  string // name of the index: Packages.gz if empty
 	otherKeys []*openpgp.Entity
 }
