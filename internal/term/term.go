@@ -53,6 +53,7 @@ type Renderer struct {
 	drawn  int // bar lines on the screen now
 	paused bool
 	stop   chan struct{}
+	wake   chan struct{} // a task began while there was none
 	done   sync.WaitGroup
 }
 
@@ -64,7 +65,7 @@ type task struct {
 
 // New makes a renderer that writes to out.
 func New(out io.Writer, style Style) *Renderer {
-	r := &Renderer{out: out, style: style, now: time.Now, tasks: map[string]*task{}, stop: make(chan struct{})}
+	r := &Renderer{out: out, style: style, now: time.Now, tasks: map[string]*task{}, stop: make(chan struct{}), wake: make(chan struct{}, 1)}
 	if style == Bars || style == Lines {
 		r.done.Go(r.tick)
 	}
@@ -122,6 +123,10 @@ func (r *Renderer) Emit(e event.Event) {
 			t = &task{since: r.now()}
 			r.tasks[key] = t
 			r.order = append(r.order, key)
+			select {
+			case r.wake <- struct{}{}:
+			default:
+			}
 		}
 		total := t.Total
 		t.Event = e
@@ -164,16 +169,24 @@ func (r *Renderer) forget(key string) {
 	}
 }
 
+// tick draws again and again while there are tasks, and sleeps while there are
+// none: a machine may run for days behind it.
 func (r *Renderer) tick() {
-	t := time.NewTicker(frame)
-	defer t.Stop()
 	for {
 		select {
 		case <-r.stop:
 			return
-		case <-t.C:
+		case <-r.wake:
+		}
+		for busy := true; busy; {
+			select {
+			case <-r.stop:
+				return
+			case <-time.After(frame):
+			}
 			r.mu.Lock()
 			r.draw()
+			busy = len(r.tasks) > 0
 			r.mu.Unlock()
 		}
 	}
