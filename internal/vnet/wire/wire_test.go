@@ -125,3 +125,48 @@ func requireTool(t *testing.T, tool, pkg string) {
 		t.Skipf("%s is needed: apt install %s", tool, pkg)
 	}
 }
+
+// BenchmarkFD moves 1514-byte frames over a socket pair.
+func BenchmarkFD(b *testing.B) {
+	port, guest, err := wire.Socketpair(wire.Seqpacket)
+	if err != nil {
+		b.Fatal(err)
+	}
+	other, err := wire.NewFD(guest)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer port.Close()
+	defer other.Close()
+	batch := make([]vnet.Frame, 64)
+	for i := range batch {
+		batch[i].Data = porttest.Frame(uint32(i), 1514)
+	}
+	done := make(chan error, 1)
+	go func() {
+		bufs := vnet.NewBatch(64, vnet.MaxFrame)
+		for got := 0; got < b.N; {
+			n, err := other.ReadFrames(bufs)
+			if err != nil {
+				done <- err
+				return
+			}
+			got += n
+		}
+		done <- nil
+	}()
+	b.SetBytes(1514)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for sent := 0; sent < b.N; {
+		n, err := port.WriteFrames(batch[:min(len(batch), b.N-sent)])
+		if err != nil {
+			b.Fatal(err)
+		}
+		sent += n
+	}
+	if err := <-done; err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "frames/s")
+}

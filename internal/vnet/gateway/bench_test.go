@@ -1,0 +1,121 @@
+package gateway_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"wolffia/internal/vnet"
+	"wolffia/internal/vnet/gateway"
+)
+
+// BenchmarkTCP measures a tap in a guest's namespace to a server on the host's
+// loopback by iperf3: through a switch and the gateway, and through
+// slirp4netns. Run it with -benchtime 1x.
+func BenchmarkTCP(b *testing.B) {
+	setups := []struct {
+		name string
+		make func(b *testing.B) *guest
+	}{
+		{"gateway", func(b *testing.B) *guest { return newStatic(b, gateway.Config{}).guest }},
+		{"gateway-offload", func(b *testing.B) *guest { return newDirect(b, true) }},
+		{"slirp4netns", newSlirp},
+	}
+	for _, s := range setups {
+		for _, dir := range []string{"up", "down"} {
+			b.Run(s.name+"/"+dir, func(b *testing.B) {
+				port := iperfServer(b)
+				g := s.make(b)
+				for range b.N {
+					b.ReportMetric(iperf(b, g, port, dir), "Gbit/s")
+				}
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
+}
+
+// newDirect is a guest without a switch between it and the gateway.
+func newDirect(b *testing.B, vnetHdr bool) *guest {
+	g := newGuest(b, vnetHdr)
+	sw := vnet.NewSwitch(vnet.SwitchOptions{})
+	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true})
+	for _, p := range []vnet.Port{g.port, outside} {
+		if _, err := sw.Attach(p, vnet.PortOptions{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	gw, err := gateway.New(inside, gateway.Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { gw.Close(); sw.Close() })
+	g.static()
+	return g
+}
+
+func newSlirp(b *testing.B) *guest {
+	requireTool(b, "slirp4netns", "slirp4netns")
+	g := newGuest(b, false)
+	g.port.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.Command("slirp4netns", "--configure", "--mtu=1500", "--ready-fd=3", strconv.Itoa(g.pid), "tap0")
+	cmd.ExtraFiles = []*os.File{w}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	w.Close()
+	if _, err := r.Read(make([]byte, 1)); err != nil {
+		b.Fatalf("slirp4netns: %v", err)
+	}
+	return g
+}
+
+func iperfServer(b *testing.B) string {
+	requireTool(b, "iperf3", "iperf3")
+	const port = "5201"
+	cmd := exec.Command("iperf3", "-s", "-B", "127.0.0.1", "-p", port, "--forceflush")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	for s := bufio.NewScanner(out); s.Scan(); {
+		if strings.Contains(s.Text(), "Server listening") {
+			return port
+		}
+	}
+	b.Fatal("iperf3 does not listen")
+	return ""
+}
+
+func iperf(b *testing.B, g *guest, port, dir string) float64 {
+	args := []string{"iperf3", "-c", "10.0.2.2", "-p", port, "-t", "4", "-O", "1", "-J"}
+	if dir == "down" {
+		args = append(args, "-R")
+	}
+	time.Sleep(100 * time.Millisecond)
+	var result struct {
+		End struct {
+			Received struct {
+				BPS float64 `json:"bits_per_second"`
+			} `json:"sum_received"`
+		} `json:"end"`
+	}
+	if err := json.Unmarshal([]byte(g.run(args...)), &result); err != nil {
+		b.Fatal(err)
+	}
+	return result.End.Received.BPS / 1e9
+}
