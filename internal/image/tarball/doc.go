@@ -12,7 +12,8 @@
 // What is written is the same, byte for byte, for the same tree and options, on
 // any number of processors: entries in [tree.Tree.Walk]'s order, the root as
 // "./", numeric owners without names, times in whole seconds, ustar headers with
-// a pax header only where ustar can't hold a value. Names of one node after the
+// a pax header only where ustar can't hold a value, or a GNU header for a name
+// that is not UTF-8. Names of one node after the
 // first are hard links to it.
 //
 // Deliberately absent: multi-volume archives, GNU incremental dumps, ACLs other

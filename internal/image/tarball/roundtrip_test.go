@@ -283,3 +283,68 @@ func BenchmarkWrite(b *testing.B) {
 		})
 	}
 }
+
+// Archives compressed in pieces (pigz, pzstd), and padded after that (bsdtar),
+// are one archive.
+func TestMembersAndPadding(t *testing.T) {
+	want := big()
+	plain := write(t, want, WriteOptions{})
+	for _, c := range []Compression{Gzip, Zstd} {
+		var all bytes.Buffer
+		for rest := plain; len(rest) > 0; {
+			n := min(len(rest), 777_777)
+			w, end, err := compress(&all, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.Write(rest[:n])
+			if err := end(); err != nil {
+				t.Fatal(err)
+			}
+			rest = rest[n:]
+		}
+		treetest.Equal(t, read(t, all.Bytes(), ReadOptions{}), want)
+		if c == Gzip {
+			all.Write(make([]byte, 10_000))
+			treetest.Equal(t, read(t, all.Bytes(), ReadOptions{}), want)
+			all.WriteString("junk")
+			if _, err := Read(&all, ReadOptions{}); err == nil {
+				t.Error("junk after a gzip member was not seen")
+			}
+		}
+	}
+}
+
+func TestGolden(t *testing.T) {
+	tr := tree.New()
+	f := tree.File(0o755, tree.Bytes("#!/bin/sh\n"))
+	f.ModTime, f.UID, f.GID = time.Unix(0o1234, 0), 0o17, 0o23
+	tr.Put("/init", f)
+	tr.Link("/init", "/sbin")
+	tr.Put("/null", tree.Device(tree.TypeChar, 0o666, 1, 3))
+	tr.Put("/x", tree.Symlink("init"))
+	entry := func(flag byte, name, mode, ids, size, mtime, sum, target, device string) string {
+		var b block
+		copy(b[:], name)
+		copy(b[100:], mode+"\x00"+ids+size+"\x00"+mtime+"\x00"+sum+"\x00 "+string(flag)+target)
+		copy(b[257:], "ustar\x0000")
+		copy(b[329:], device)
+		return string(b[:])
+	}
+	const root, none = "0000000\x000000000\x00", "0000000\x000000000\x00"
+	want := entry('5', "./", "0000755", root, "00000000000", "00000000000", "007342", "", none) +
+		entry('0', "init", "0000755", "0000017\x000000023\x00", "00000000012", "00000001234", "010116", "", none) +
+		"#!/bin/sh\n" + strings.Repeat("\x00", 502) +
+		entry('3', "null", "0000666", root, "00000000000", "00000000000", "010103", "", "0000001\x000000003\x00") +
+		entry('1', "sbin", "0000755", "0000017\x000000023\x00", "00000000000", "00000001234", "010770", "init", none) +
+		entry('2', "x", "0000777", root, "00000000000", "00000000000", "010262", "init", none) +
+		strings.Repeat("\x00", 1024)
+	if got := string(write(t, tr, WriteOptions{})); got != want {
+		for i := range min(len(got), len(want)) / blockSize {
+			if g, w := got[i*blockSize:][:blockSize], want[i*blockSize:][:blockSize]; g != w {
+				t.Errorf("block %d:\n got %q\nwant %q", i, g, w)
+			}
+		}
+		t.Errorf("%d bytes, want %d", len(got), len(want))
+	}
+}

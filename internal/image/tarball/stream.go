@@ -110,7 +110,8 @@ func decompress(r io.Reader) (io.Reader, func(), error) {
 		if err != nil {
 			return nil, nil, fmt.Errorf("read gzip header: %w", err)
 		}
-		return z, func() {}, nil
+		z.Multistream(false)
+		return &gzipMembers{z, b}, func() {}, nil
 	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
 		z, err := zstd.NewReader(b, zstd.WithDecoderMaxWindow(maxZstdWindow))
 		if err != nil {
@@ -124,4 +125,44 @@ func decompress(r io.Reader) (io.Reader, func(), error) {
 		}
 	}
 	return b, func() {}, nil
+}
+
+// gzipMembers reads gzip members one after the other, and goes over the zeros
+// with which bsdtar fills up its last block after them.
+type gzipMembers struct {
+	z   *gzip.Reader
+	raw *bufio.Reader
+}
+
+func (g *gzipMembers) Read(p []byte) (int, error) {
+	for {
+		n, err := g.z.Read(p)
+		if err == io.EOF {
+			err = g.next()
+		}
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
+}
+
+// next starts on the next member, or gives [io.EOF] where there is none.
+func (g *gzipMembers) next() error {
+	for {
+		c, err := g.raw.Peek(1)
+		if err != nil {
+			return err
+		}
+		if c[0] != 0 {
+			break
+		}
+		if _, err := g.raw.Discard(1); err != nil {
+			return err
+		}
+	}
+	if err := g.z.Reset(g.raw); err != nil {
+		return fmt.Errorf("after a gzip member: %w", err)
+	}
+	g.z.Multistream(false)
+	return nil
 }

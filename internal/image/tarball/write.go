@@ -138,10 +138,13 @@ func (w *writer) describe(name string, n *tree.Node) (*tar.Header, error) {
 		w.first[n] = h.Name
 	}
 	if !utf8.ValidString(h.Name) || !utf8.ValidString(h.Linkname) {
-		if h.PAXRecords == nil {
-			h.PAXRecords = map[string]string{}
+		// Pax names are UTF-8 unless a record says otherwise, of which GNU tar
+		// warns; GNU's own headers take any bytes, but no records.
+		h.Format = tar.FormatGNU
+		if h.PAXRecords != nil {
+			h.Format = tar.FormatPAX
+			h.PAXRecords["hdrcharset"] = "BINARY"
 		}
-		h.PAXRecords["hdrcharset"] = "BINARY" // pax names are UTF-8 unless this says otherwise
 	}
 	return h, nil
 }
