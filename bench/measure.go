@@ -11,45 +11,43 @@ import (
 	"time"
 )
 
-// sample is one finished process.
-type sample struct {
-	wall time.Duration
-	cpu  time.Duration // user and system, children included
-}
-
-// command is a program to time. Its output is thrown away unless it fails.
+// command is a program to time. Its output is shown only when it fails.
 type command struct {
-	argv  []string
-	env   []string // added to the environment
-	dir   string
-	stdin string
-	any   bool // any exit status will do
+	argv []string
+	env  []string // added to the environment
+	dir  string
 }
 
-// runBound is how long a single timed process may take.
+// runBound is how long a single process may take.
 const runBound = 5 * time.Minute
 
-func (c command) run(ctx context.Context) (sample, error) {
+// run gives how long the program took, from before it was started until it was
+// reaped.
+func (c command) run(ctx context.Context) (time.Duration, error) {
+	out, took, err := c.output(ctx)
+	if err != nil {
+		return took, fmt.Errorf("%w\n%s", err, tail(string(out), 20))
+	}
+	return took, nil
+}
+
+// output gives what the program wrote to both streams, too.
+func (c command) output(ctx context.Context) ([]byte, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, runBound)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, c.argv[0], c.argv[1:]...)
 	cmd.Env = append(os.Environ(), c.env...)
 	cmd.Dir = c.dir
-	if c.stdin != "" {
-		cmd.Stdin = strings.NewReader(c.stdin)
-	}
+	cmd.WaitDelay = time.Second
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	start := time.Now()
 	err := cmd.Run()
-	s := sample{wall: time.Since(start)}
-	if cmd.ProcessState != nil {
-		s.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	took := time.Since(start)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", strings.Join(c.argv, " "), err)
 	}
-	if err != nil && !(c.any && cmd.ProcessState != nil && ctx.Err() == nil) {
-		return s, fmt.Errorf("%s: %w\n%s", strings.Join(c.argv, " "), err, tail(out.String(), 20))
-	}
-	return s, nil
+	return out.Bytes(), took, err
 }
 
 func tail(s string, n int) string {
@@ -57,63 +55,51 @@ func tail(s string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// sampler gives one measurement, in any unit.
-type sampler func(ctx context.Context) (float64, error)
+// sampler takes one measurement: one number, or several that belong together.
+type sampler func(ctx context.Context) ([]float64, error)
 
-// wall times a command in seconds.
+// wall times a command in milliseconds.
 func wall(c command) sampler {
-	return func(ctx context.Context) (float64, error) {
-		s, err := c.run(ctx)
-		return s.wall.Seconds(), err
+	return func(ctx context.Context) ([]float64, error) {
+		d, err := c.run(ctx)
+		return []float64{ms(d)}, err
 	}
 }
 
-// pair is two series measured in turn, A B A B, so that a machine whose speed
-// drifts slows both.
-type pair struct{ a, b []float64 }
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// alternate takes n measurements of each side after one of each that does not
-// count.
-func alternate(ctx context.Context, n int, a, b sampler) (pair, error) {
-	var p pair
-	for i := range n + 1 {
-		x, err := a(ctx)
-		if err != nil {
-			return p, err
+// alternate takes n measurements of each side in turn, A B A B, so that a host
+// whose speed drifts slows all of them; one more of each goes first and does
+// not count. It gives, for each sampler, a series for each of its numbers.
+func (b *bench) alternate(ctx context.Context, sides ...sampler) ([][][]float64, error) {
+	out := make([][][]float64, len(sides))
+	for i := range b.n + 1 {
+		for s, side := range sides {
+			x, err := side(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if i == 0 {
+				out[s] = make([][]float64, len(x))
+				continue
+			}
+			for j, v := range x {
+				out[s][j] = append(out[s][j], v)
+			}
 		}
-		y, err := b(ctx)
-		if err != nil {
-			return p, err
-		}
-		if i > 0 {
-			p.a, p.b = append(p.a, x), append(p.b, y)
-		}
+		fmt.Fprint(b.log, ".")
 	}
-	return p, nil
+	fmt.Fprintln(b.log)
+	return out, nil
 }
 
-// ratio is the median of a/b, pair by pair.
-func (p pair) ratio() float64 {
-	r := make([]float64, len(p.a))
-	for i := range p.a {
-		r[i] = p.a[i] / p.b[i]
+// ratioOf is the median of a/b, pair by pair.
+func ratioOf(a, b []float64) float64 {
+	r := make([]float64, min(len(a), len(b)))
+	for i := range r {
+		r[i] = a[i] / b[i]
 	}
 	return median(r)
-}
-
-// series takes n measurements after one that does not count.
-func series(ctx context.Context, n int, s sampler) ([]float64, error) {
-	var out []float64
-	for i := range n + 1 {
-		x, err := s(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if i > 0 {
-			out = append(out, x)
-		}
-	}
-	return out, nil
 }
 
 func median(x []float64) float64 {
