@@ -23,7 +23,7 @@ type File struct {
 	Link      string // target of a symbolic link
 	Directory bool   // an empty folder
 	Content   string
-	Mode      uint32 // permission bits; 0: 0755 for folders and for what is executable on the host, else 0644
+	Mode      uint32 // permission bits, of each file of a copied folder; 0: 0755 for folders and for what is executable on the host, else 0644
 	Owner     string // user by name or number; empty means root
 	Group     string // group by name or number; empty means root
 }
@@ -166,6 +166,11 @@ func (b *builder) hostFile(from, to string, info fs.FileInfo, own func(*tree.Nod
 // hostLibraries brings the libraries that the host's program needs. One that
 // the image has already stays: it belongs with the image's loader.
 func (b *builder) hostLibraries(program string) error {
+	if _, o, err := (hostPlace{}).find(program); err != nil {
+		return plain(err)
+	} else if want := machines[b.Arch]; want != 0 && o.machine != 0 && o.machine != want {
+		return fmt.Errorf("%s is a program for another architecture than %s", program, b.Arch)
+	}
 	libs, err := HostLibraries(program)
 	if err != nil {
 		return err
@@ -196,6 +201,9 @@ func (b *builder) hostLibraries(program string) error {
 	}
 	return nil
 }
+
+// machines gives e_machine of ELF headers for Debian's architectures.
+var machines = map[string]uint16{"amd64": 62, "i386": 3, "arm64": 183, "armhf": 40, "riscv64": 243}
 
 // hostContent is a file of the host, which must not change its size.
 type hostContent struct {

@@ -57,7 +57,7 @@ const (
 // Recipe describes the root file system of an image. The zero value, with the
 // package busybox-static in the base tree, makes a system that boots to a shell.
 type Recipe struct {
-	Arch     string    // Debian's name, such as "amd64"; used where the tree has no busybox to tell
+	Arch     string    // Debian's name, such as "amd64": programs of the host must be of it; empty: not checked
 	Release  string    // Debian's code name, for /etc/os-release when no package brings one
 	Hostname string    // in /etc/hostname; empty means "wolffia"
 	Packages []string  // the wanted packages by name, for Deps

@@ -251,6 +251,10 @@ func TestHostProgram(t *testing.T) {
 	must(t, err)
 	got, _, err := Build(Recipe{Time: released, Files: []File{{From: program, Path: "/usr/local/bin/prog", Libraries: true}}}, small(t))
 	must(t, err)
+	_, _, err = Build(Recipe{Arch: "riscv64", Files: []File{{From: program, Path: "/prog", Libraries: true}}}, small(t))
+	if err == nil || !strings.HasSuffix(err.Error(), "is a program for another architecture than riscv64") {
+		t.Errorf("a program for the wrong architecture gave %v", err)
+	}
 	l := newLoader(newTreePlace(got))
 	_, missing := l.closure([]string{"/usr/local/bin/prog"})
 	if len(missing) > 0 {
