@@ -215,11 +215,7 @@ func (p *packagesParser) next(out *Package) error {
 				return p.syntax("field %s stands twice in one paragraph", name)
 			}
 			have |= 1 << current
-			// value lies in line, between the blanks after the colon and those at the end.
-			from := pos + len(name) + 1
-			for from < pos+len(line) && (p.buf[p.start+from] == ' ' || p.buf[p.start+from] == '\t') {
-				from++
-			}
+			from := pos + len(line) - len(bytes.TrimLeft(line[len(name)+1:], blanks))
 			spans[current] = span{from, from + len(value)}
 		}
 		pos = after

@@ -173,7 +173,7 @@ func (r *Reader) next() (*Paragraph, error) {
 			if len(p.Fields) == 0 {
 				return nil, r.syntax("continuation line without a field before it")
 			}
-			value = append(append(value, '\n'), bytes.TrimRight(line, " \t")...)
+			value = append(append(value, '\n'), bytes.TrimRight(line, blanks)...)
 			continue
 		}
 		flush()
@@ -233,9 +233,13 @@ func trimEOL(line []byte) []byte {
 	return line
 }
 
+// blanks are trimmed from the ends of values. A carriage return counts as one,
+// or a value that ends in it could not be written and read again.
+const blanks = " \t\r"
+
 func isBlank(line []byte) bool {
 	for _, c := range line {
-		if c != ' ' && c != '\t' {
+		if c != ' ' && c != '\t' && c != '\r' {
 			return false
 		}
 	}
@@ -258,7 +262,7 @@ func splitField(line []byte) (name, value []byte, err error) {
 	if name[0] == '-' || name[0] == '#' {
 		return nil, nil, fmt.Errorf("field name %q can't start with %q", clip(name), name[0])
 	}
-	return name, bytes.Trim(line[colon+1:], " \t"), nil
+	return name, bytes.Trim(line[colon+1:], blanks), nil
 }
 
 // clip bounds what an error quotes.
