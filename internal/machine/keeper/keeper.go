@@ -61,6 +61,10 @@ type Command struct {
 	Files []*os.File  // descriptors 3 and up; the caller closes its own copies
 	// FixedLayout switches address space randomization off for the program.
 	FixedLayout bool
+	// OneCPU keeps the tree on the processor that the scheduler found for it
+	// at its start: for processes that only ever hand over to each other, which
+	// a second processor slows down.
+	OneCPU bool
 	// Mode forces a way of holding the tree; empty for the best that works.
 	Mode Mode
 }
@@ -181,7 +185,7 @@ func (p *Process) own(c Command, sys *syscall.SysProcAttr, theirs *os.File, star
 		return
 	}
 	ctl := len(files)
-	argv := append([]string{argv0, string(p.mode), strconv.Itoa(ctl), strconv.FormatBool(c.FixedLayout), c.Path}, c.Argv...)
+	argv := append([]string{argv0, string(p.mode), strconv.Itoa(ctl), strconv.FormatBool(c.FixedLayout), strconv.FormatBool(c.OneCPU), c.Path}, c.Argv...)
 	p.keeper, err = os.StartProcess(selfExe, argv, &os.ProcAttr{
 		Dir: c.Dir, Env: hideEnv(c.Env), Files: append(files, theirs), Sys: sys,
 	})

@@ -285,3 +285,22 @@ func BenchmarkStart(b *testing.B) {
 		})
 	}
 }
+
+func TestOneCPU(t *testing.T) {
+	each(t, func(t *testing.T, m Mode) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		begin(t, Command{
+			Path: "/bin/sh", Argv: []string{"sh", "-c", "grep Cpus_allowed_list /proc/self/status"}, Mode: m, OneCPU: true,
+			Env: []string{"PATH=/usr/bin:/bin"}, Stdio: [3]*os.File{1: w},
+		})
+		w.Close()
+		out, _ := io.ReadAll(r)
+		if list := strings.TrimSpace(strings.TrimPrefix(string(out), "Cpus_allowed_list:")); list == "" || strings.ContainsAny(list, ",-") {
+			t.Errorf("may run on processors %q", list)
+		}
+	})
+}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -87,11 +88,31 @@ func (c *console) Resize(cols, rows int) error {
 	return nil
 }
 
+// A pseudo-terminal that was full can lose the signal that tells the kernel
+// of new room: Linux notes that a writer waits for it (TTY_DO_WRITE_WAKEUP)
+// only after the write has failed, and the reader may have made room in
+// between. The guest's console would then stand still until somebody types. So
+// after as much output as fills a terminal's buffer, when there is silence, the
+// kernel is made to look again, a few times.
+const (
+	ptyBuffer  = 4096 // bytes that a pseudo-terminal holds at least
+	firstNudge = 10 * time.Millisecond
+	nudges     = 8 // each after twice the time of the one before
+)
+
 // pump moves the guest's output into the transcript until the machine is gone.
-// first is called once, before the first output is taken.
-func (c *console) pump(first func()) {
+// first is called once, before the first output is taken; nudge makes the
+// kernel look at its console again.
+func (c *console) pump(first, nudge func()) {
+	defer c.Transcript.Close()
 	buf := make([]byte, 16<<10)
+	burst, nudged := 0, 0
 	for {
+		var wait time.Time // for ever
+		if burst >= ptyBuffer && nudged < nudges {
+			wait = time.Now().Add(firstNudge << nudged)
+		}
+		_ = c.pty.SetReadDeadline(wait)
 		n, err := c.pty.Read(buf)
 		if n > 0 {
 			if first != nil {
@@ -99,13 +120,20 @@ func (c *console) pump(first func()) {
 				first = nil
 			}
 			_, _ = c.Transcript.Write(buf[:n])
+			if nudged == nudges {
+				burst = 0
+			}
+			burst, nudged = burst+n, 0
 		}
-		// EIO is the end of a pseudo-terminal whose other side is closed.
-		if err != nil && !errors.Is(err, syscall.EINTR) {
-			break
+		switch {
+		case err == nil || errors.Is(err, syscall.EINTR):
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			nudged++
+			nudge()
+		default: // EIO is the end of a pseudo-terminal whose other side is closed
+			return
 		}
 	}
-	_ = c.Transcript.Close()
 }
 
 // statusReader gives the status lines without the carriage returns that the

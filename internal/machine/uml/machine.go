@@ -77,7 +77,7 @@ func (b Backend) start(ctx context.Context, p *plan) (_ *running, err error) {
 	}
 	m.proc, err = keeper.Start(keeper.Command{
 		Path: p.spec.Kernel, Argv: p.argv, Env: append(p.env, "TMPDIR="+dir), Dir: p.spec.Dir,
-		Stdio: [3]*os.File{1: host, 2: host}, Files: theirs, FixedLayout: true, Mode: b.Hold,
+		Stdio: [3]*os.File{1: host, 2: host}, Files: theirs, FixedLayout: true, OneCPU: true, Mode: b.Hold,
 	})
 	if err != nil {
 		return nil, explainExec(p, err)
@@ -176,7 +176,9 @@ func (m *running) own(first func(), stop func() bool) {
 	defer close(m.done)
 	var once sync.Once
 	var pumped sync.WaitGroup
-	pumped.Go(func() { m.console.pump(func() { once.Do(first) }) })
+	pumped.Go(func() {
+		m.console.pump(func() { once.Do(first) }, func() { _ = m.proc.Signal(syscall.SIGIO) })
+	})
 	ws, err := m.proc.Wait()
 	stop()
 	once.Do(first)
