@@ -93,10 +93,7 @@ type xzBlock struct {
 // own: a stream header, the block, an index of one record and a footer.
 func (b xzBlock) decode(ctx context.Context, ra io.ReaderAt, w io.Writer, maxDict uint32) error {
 	index := appendVLI(appendVLI([]byte{0, 1}, uint64(b.unpadded)), uint64(b.size))
-	for len(index)%4 != 0 {
-		index = append(index, 0)
-	}
-	index = binary.LittleEndian.AppendUint32(index, crc32.ChecksumIEEE(index))
+	index = sealIndex(index)
 	stream := io.MultiReader(
 		bytes.NewReader(xzStreamHeader(b.flags)),
 		io.NewSectionReader(ra, b.offset, padXZ(b.unpadded)),
@@ -114,6 +111,14 @@ func (b xzBlock) decode(ctx context.Context, ra io.ReaderAt, w io.Writer, maxDic
 		err = fmt.Errorf("the block has %d bytes, the index says %d", n, b.size)
 	}
 	return err
+}
+
+// sealIndex adds the padding and the checksum.
+func sealIndex(index []byte) []byte {
+	for len(index)%4 != 0 {
+		index = append(index, 0)
+	}
+	return binary.LittleEndian.AppendUint32(index, crc32.ChecksumIEEE(index))
 }
 
 func padXZ(n int64) int64 { return (n + 3) &^ 3 }
