@@ -100,8 +100,8 @@ var defaults = []string{
 	"lpj=15000000",
 	"initcall_blacklist=raid6_select_algo,raid6_init",
 	"pty.legacy_count=0", // 512 devices of BSD terminals, and a try to start /sbin/hotplug for each
-	"ubd0r=/dev/null", // instead of looking for a file called root_fs
-	"init=/init",      // so that an /init that can't be executed is an error: the kernel would go on to try a bare shell
+	"ubd0r=/dev/null",    // instead of looking for a file called root_fs
+	"init=/init",         // so that an /init that can't be executed is an error: the kernel would go on to try a bare shell
 }
 
 func newPlan(spec machine.Spec) (*plan, error) {
