@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"wolffia/internal/spell"
@@ -26,9 +27,11 @@ var folders = []struct {
 	{"/usr/lib/wolffia/dev/pts", 0o755}, {"/usr/lib/wolffia/dev/shm", 0o1777},
 }
 
-// links likewise. Those of merged /usr come first.
+// merged are the links of merged /usr.
+var merged = [][2]string{{"/bin", "usr/bin"}, {"/sbin", "usr/sbin"}, {"/lib", "usr/lib"}}
+
+// links are further ones.
 var links = [][2]string{
-	{"/bin", "usr/bin"}, {"/sbin", "usr/sbin"}, {"/lib", "usr/lib"},
 	{"/var/run", "/run"}, {"/var/lock", "/run/lock"},
 	{"/dev/fd", "/proc/self/fd"}, {"/dev/stdin", "/proc/self/fd/0"},
 	{"/dev/stdout", "/proc/self/fd/1"}, {"/dev/stderr", "/proc/self/fd/2"},
@@ -62,32 +65,41 @@ var devices = []struct {
 
 // skeleton makes the folders, links and device nodes.
 func (b *builder) skeleton() error {
-	for _, d := range []string{"/usr", "/usr/bin", "/usr/sbin", "/usr/lib"} {
+	for _, d := range []string{"/usr/bin", "/usr/sbin", "/usr/lib"} {
 		if err := b.mkdir(d); err != nil {
 			return err
 		}
 	}
-	for i, l := range links {
-		if i == 3 { // merged /usr is in place: now the folders, of which some lie below links
-			if err := b.makeFolders(); err != nil {
-				return err
-			}
-		}
-		if b.t.Get(l[0]) == nil {
-			if err := b.put(l[0], tree.Symlink(l[1])); err != nil {
-				return err
-			}
+	// Some of the folders lie below links of merged /usr.
+	for _, step := range []func() error{
+		func() error { return b.makeLinks(merged) }, b.makeFolders,
+		func() error { return b.makeLinks(links) }, b.makeDevices,
+	} {
+		if err := step(); err != nil {
+			return err
 		}
 	}
-	for _, d := range devices {
-		first, count := d.name, uint32(1)
-		if d.many > 0 {
-			count = d.many
+	return nil
+}
+
+func (b *builder) makeLinks(links [][2]string) error {
+	for _, l := range links {
+		if b.t.Get(l[0]) != nil {
+			continue
 		}
-		for i := range count {
-			name := first
+		if err := b.put(l[0], tree.Symlink(l[1])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *builder) makeDevices() error {
+	for _, d := range devices {
+		for i := range max(d.many, 1) {
+			name := d.name
 			if d.many > 0 {
-				name += string(rune('0' + i))
+				name += strconv.Itoa(int(i))
 			}
 			n := tree.Device(d.kind, d.perm, d.major, d.minor+i)
 			n.GID = d.gid

@@ -1,9 +1,0 @@
-package rootfs
-
-import (
-	"bufio"
-	"testing"
-)
-
-var _ = bufio.NewReader
-var _ testing.T
