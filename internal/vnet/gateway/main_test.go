@@ -88,6 +88,9 @@ func hostSetup() {
 		}
 	}
 	must("link set lo up")
+	if _, err := net.InterfaceByName("host0"); err == nil {
+		return // a fuzzing worker, in the namespace of its parent
+	}
 	must("link add host0 type bridge")
 	must("addr add 192.0.2.1/24 dev host0")
 	must("addr add 2001:db8:1::1/64 dev host0 nodad")
