@@ -6,7 +6,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"wolffia/internal/tree"
 	"wolffia/internal/tree/treetest"
@@ -71,6 +73,7 @@ func plainSize(b *testing.B, dir string) int64 {
 func benchmark(b *testing.B, plain int64, write func(*os.File) error) {
 	name := filepath.Join(b.TempDir(), "out")
 	b.SetBytes(plain)
+	before := cpuTime(b)
 	for b.Loop() {
 		f, err := os.Create(name)
 		if err != nil {
@@ -88,6 +91,22 @@ func benchmark(b *testing.B, plain int64, write func(*os.File) error) {
 		b.Fatal(err)
 	}
 	b.ReportMetric(float64(fi.Size())/float64(plain), "size")
+	b.ReportMetric((cpuTime(b)-before).Seconds()/float64(b.N), "cpu-s/op")
+}
+
+// cpuTime is what this process and its children have used, which tells more
+// than the clock on a busy machine.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var sum int64
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var r syscall.Rusage
+		if err := syscall.Getrusage(who, &r); err != nil {
+			b.Fatal(err)
+		}
+		sum += r.Utime.Nano() + r.Stime.Nano()
+	}
+	return time.Duration(sum)
 }
 
 // BenchmarkWriteSmall is an initramfs of 10 MB that is already in memory, to a
