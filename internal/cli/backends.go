@@ -55,7 +55,7 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 	if r.image, err = p.builder.Image(ctx, img, build.Format{Name: "cpio", Compression: "none"}); err != nil {
 		return nil, err
 	}
-	if r.kernel, err = p.builder.UML(ctx, kernel.UMLSuites(0), modules(m)); err != nil {
+	if r.kernel, err = p.builder.UML(ctx, kernel.UMLSuites(host.New().XState()), modules(m)); err != nil {
 		r.close()
 		return nil, err
 	}

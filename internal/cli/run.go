@@ -3,7 +3,9 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/signal"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -101,15 +103,28 @@ func (o *runOptions) run(ctx context.Context, env Env, sig *signals, name string
 }
 
 func (o *runOptions) boot(ctx context.Context, env Env, sig *signals, cfg supervisor.Config, screen *term.Renderer, argv []string) error {
+	// A reader that goes away shows as an error of writing, after which the
+	// machine is ended and cleaned up as ever.
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, unix.SIGPIPE)
+	defer signal.Stop(broken)
+	if len(argv) > 0 && !xterm.IsTerminal(int(env.Stderr.Fd())) {
+		screen.Pause() // from here on standard error is the command's alone
+	}
 	session, err := supervisor.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer session.Close()
 	if len(argv) == 0 {
-		return o.console(ctx, env, session, screen)
+		err = o.console(ctx, env, session, screen)
+	} else {
+		err = o.command(ctx, env, sig, session, screen, argv)
 	}
-	return o.command(ctx, env, sig, session, screen, argv)
+	if errors.Is(err, unix.EPIPE) {
+		return statusError(128 + unix.SIGPIPE)
+	}
+	return err
 }
 
 // console joins the terminal to the machine's console.
@@ -146,7 +161,9 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 		return err
 	}
 	screen.Pause()
-	cmd := access.Command{Argv: argv, Stdin: env.Stdin, Stdout: env.Stdout, Stderr: env.Stderr}
+	running, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	cmd := access.Command{Argv: argv, Stdin: env.Stdin, Stdout: &output{env.Stdout, end}, Stderr: &output{env.Stderr, end}}
 	in, out := int(env.Stdin.Fd()), int(env.Stdout.Fd())
 	if o.tty || !o.noTTY && xterm.IsTerminal(in) && xterm.IsTerminal(out) {
 		restore, err := o.terminal(env, &cmd)
@@ -155,11 +172,9 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 		}
 		defer restore()
 	}
-	running, end := context.WithCancel(ctx)
-	defer end()
 	passing := make(chan string, 16)
 	cmd.Signals = passing
-	defer sig.pass(passOn(passing, end))()
+	defer sig.pass(passOn(passing, func() { end(statusError(ExitInterrupted)) }))()
 	status, err := client.Run(running, cmd)
 	switch {
 	case err == nil && status.Code == 0:
@@ -167,12 +182,27 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 	case err == nil:
 		return statusError(status.Code)
 	case ctx.Err() == nil && running.Err() != nil:
-		return statusError(ExitInterrupted)
+		return context.Cause(running)
 	}
 	if exit, ended := s.Ended(); ended {
 		return exit.Err(s.Name(), "running")
 	}
 	return err
+}
+
+// output is where a command's output goes. When it can't be written the command
+// is ended: nobody is there to hear more.
+type output struct {
+	f    *os.File
+	fail func(error)
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.f.Write(b)
+	if err != nil {
+		o.fail(fmt.Errorf("write the command's output: %w", err))
+	}
+	return n, err
 }
 
 // passOn sends signals to the command; three interrupts in a row that it does

@@ -1,0 +1,62 @@
+package host
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// TestProbesAgreeWithTools holds each probe to a tool that tries the same.
+func TestProbesAgreeWithTools(t *testing.T) {
+	h := New()
+	for name, c := range map[string]struct {
+		probe func() error
+		tool  []string
+	}{
+		"user namespaces": {h.UserNamespaces, []string{"unshare", "--user", "--net", "--pid", "--fork", "true"}},
+	} {
+		if _, err := exec.LookPath(c.tool[0]); err != nil {
+			t.Fatalf("%s is needed: apt-get install util-linux", c.tool[0])
+		}
+		err := exec.Command(c.tool[0], c.tool[1:]...).Run()
+		if (err == nil) != (c.probe() == nil) {
+			t.Errorf("%s: the tool says %v, the probe %v", name, err, c.probe())
+		}
+	}
+}
+
+func TestEveryFailureNamesAFix(t *testing.T) {
+	for _, c := range New().All() {
+		if c.OK && (c.Why != "" || c.Fix != "") {
+			t.Errorf("%s works, and says %q", c.Name, c.Why)
+		}
+		if !c.OK && (c.Why == "" || c.Fix == "") {
+			t.Errorf("%s does not work, and says neither why (%q) nor what to do (%q)", c.Name, c.Why, c.Fix)
+		}
+	}
+}
+
+// TestKVMIsTried shows that opening the device is not taken for proof: the
+// answer is yes only after a guest ran.
+func TestKVMIsTried(t *testing.T) {
+	err := New().KVM()
+	if err == nil {
+		return
+	}
+	var u *UnsupportedError
+	if !errors.As(err, &u) || u.Feature != "KVM" {
+		t.Errorf("the error is %v", err)
+	}
+	if f, oerr := os.OpenFile("/dev/kvm", os.O_RDWR, 0); oerr == nil {
+		f.Close()
+		t.Logf("the device opens: %v", err)
+	}
+}
+
+func TestProbesRunOnce(t *testing.T) {
+	h := New()
+	if a, b := h.KVM(), h.KVM(); a != b {
+		t.Errorf("asked twice, KVM says %v and %v", a, b)
+	}
+}
