@@ -91,12 +91,16 @@ func Start(ctx context.Context, cfg Config) (*Session, error) {
 		return nil, err
 	}
 	ctx, s.cancel = context.WithCancel(ctx)
-	// Forwards may fail, so networks come before the kernel, which takes longest.
-	if err := s.openNetworks(); err != nil {
-		s.Close()
-		return nil, err
-	}
+	// Making a router takes as long as making a process: side by side. A
+	// forward that fails ends a kernel that has not come far.
+	var opened error
+	var networks sync.WaitGroup
+	networks.Go(func() { opened = s.openNetworks() })
 	s.machine, err = cfg.Backend.Start(ctx, spec)
+	networks.Wait()
+	if opened != nil {
+		err = opened
+	}
 	if err != nil {
 		s.Close()
 		return nil, err
