@@ -74,9 +74,10 @@ while read -r line; do [ "$line" = end ] && poweroff -f; stty size; done`))
 	clean(t, m)
 }
 
-// consoleFlood: a guest is not held up by a console that nobody reads.
+// consoleFlood: a guest is not held up by a console that nobody reads. (stty
+// waits until the output is out.)
 func (s suite) consoleFlood(t *testing.T) {
-	m := s.start(t, s.spec(t, "seq 1 200000; echo the end; poweroff -f"))
+	m := s.start(t, s.spec(t, "seq 1 200000; echo the end; stty echo; poweroff -f"))
 	exit := clean(t, m)
 	out := output(t, m)
 	if !strings.Contains(out, "the end") || len(out) > 2<<20 {
