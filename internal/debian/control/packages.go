@@ -82,14 +82,10 @@ var fieldNames = [fieldCount]string{
 	"Filename", "Size", "SHA256", "Installed-Size",
 }
 
-// identify finds a field by name without regard to case. Almost all names are
-// written as Policy does, so that is tried first.
+// identify finds a field by name without regard to case.
 func identify(name []byte) fieldID {
-	if len(name) == 0 {
-		return fOther
-	}
 	for id, want := range fieldNames {
-		if len(want) == len(name) && (want[0]|0x20) == (name[0]|0x20) && strings.EqualFold(want, string(name)) {
+		if len(want) == len(name) && (want == string(name) || strings.EqualFold(want, string(name))) {
 			return fieldID(id)
 		}
 	}
@@ -215,7 +211,7 @@ func (p *packagesParser) next(out *Package) error {
 				return p.syntax("field %s stands twice in one paragraph", name)
 			}
 			have |= 1 << current
-			from := pos + len(line) - len(bytes.TrimLeft(line[len(name)+1:], blanks))
+			from := pos + len(line) - len(trimLeft(line[len(name)+1:]))
 			spans[current] = span{from, from + len(value)}
 		}
 		pos = after

@@ -173,7 +173,7 @@ func (r *Reader) next() (*Paragraph, error) {
 			if len(p.Fields) == 0 {
 				return nil, r.syntax("continuation line without a field before it")
 			}
-			value = append(append(value, '\n'), bytes.TrimRight(line, blanks)...)
+			value = append(append(value, '\n'), trimRight(line)...)
 			continue
 		}
 		flush()
@@ -233,17 +233,26 @@ func trimEOL(line []byte) []byte {
 	return line
 }
 
-// blanks are trimmed from the ends of values. A carriage return counts as one,
-// or a value that ends in it could not be written and read again.
-const blanks = " \t\r"
+// isBlankByte: a carriage return counts as a blank, or a value that ends in it
+// could not be written and read again.
+func isBlankByte(c byte) bool { return c == ' ' || c == '\t' || c == '\r' }
 
-func isBlank(line []byte) bool {
-	for _, c := range line {
-		if c != ' ' && c != '\t' && c != '\r' {
-			return false
-		}
+func isBlank(line []byte) bool { return len(trimLeft(line)) == 0 }
+
+// trimLeft and trimRight are bytes.TrimLeft and TrimRight, which would build a
+// set of characters for each of a million lines.
+func trimLeft(b []byte) []byte {
+	for len(b) > 0 && isBlankByte(b[0]) {
+		b = b[1:]
 	}
-	return true
+	return b
+}
+
+func trimRight(b []byte) []byte {
+	for len(b) > 0 && isBlankByte(b[len(b)-1]) {
+		b = b[:len(b)-1]
+	}
+	return b
 }
 
 // splitField cuts "Name: value" (Policy 5.1: a name is printable ASCII without
@@ -262,7 +271,7 @@ func splitField(line []byte) (name, value []byte, err error) {
 	if name[0] == '-' || name[0] == '#' {
 		return nil, nil, fmt.Errorf("field name %q can't start with %q", clip(name), name[0])
 	}
-	return name, bytes.Trim(line[colon+1:], blanks), nil
+	return name, trimLeft(trimRight(line[colon+1:])), nil
 }
 
 // clip bounds what an error quotes.
