@@ -139,14 +139,21 @@ type Status struct {
 const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // Run starts the command and waits for its end and the last byte it wrote.
-// The error is about the connection; a program that fails is a Status.
+// The error is about the connection; a program that fails is a Status. When ctx
+// ends, so does Run, with the cause: the guest is told to kill the program, but
+// not waited for.
 func (c *Client) Run(ctx context.Context, cmd Command) (Status, error) {
 	s, err := c.ssh.NewSession()
 	if err != nil {
 		return Status{}, fmt.Errorf("open a session: %w", err)
 	}
 	defer s.Close()
-	defer context.AfterFunc(ctx, func() { s.Close() })()
+	// A server may keep a channel open until the program has ended by itself
+	// (dropbear does), so closing it is not enough.
+	defer context.AfterFunc(ctx, func() {
+		s.Signal(ssh.SIGKILL)
+		s.Close()
+	})()
 
 	s.Stdout, s.Stderr = discardNil(cmd.Stdout), discardNil(cmd.Stderr)
 	stdin, err := s.StdinPipe()
@@ -179,7 +186,12 @@ func (c *Client) Run(ctx context.Context, cmd Command) (Status, error) {
 	ended := make(chan struct{})
 	var side sync.WaitGroup
 	side.Go(func() { relay(s, cmd, ended) })
-	err = s.Wait()
+	waited := make(chan error, 1)
+	go func() { waited <- s.Wait() }() // ends with the connection at the latest
+	select {
+	case err = <-waited:
+	case <-ctx.Done():
+	}
 	close(ended)
 	side.Wait()
 	if ctx.Err() != nil {
