@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"runtime"
+	"strings"
 	"testing"
 )
 
@@ -58,5 +60,26 @@ func TestProbesRunOnce(t *testing.T) {
 	h := New()
 	if a, b := h.KVM(), h.KVM(); a != b {
 		t.Errorf("asked twice, KVM says %v and %v", a, b)
+	}
+}
+
+// TestXState holds the size of the processor's state to what /proc/cpuinfo
+// says the processor has.
+func TestXState(t *testing.T) {
+	h := New()
+	n := h.XState()
+	if runtime.GOARCH != "amd64" || h.Trace() != nil {
+		return
+	}
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	least, most := 512+64, 2696 // FXSAVE and a header; AVX-512 and protection keys
+	if strings.Contains(string(info), " amx_tile") {
+		least, most = 8192, 64<<10
+	}
+	if n < least || n > most {
+		t.Errorf("%d bytes, not from %d to %d", n, least, most)
 	}
 }

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -13,19 +14,18 @@ import (
 
 // Requests and structures of linux/kvm.h for x86.
 const (
-	kvmGetAPIVersion     = 0xae00
-	kvmCreateVM          = 0xae01
-	kvmGetVCPUMmapSize   = 0xae04
-	kvmSetMemoryRegion   = 0x4020ae46
-	kvmCreateVCPU        = 0xae41
-	kvmRun               = 0xae80
-	kvmSetRegs           = 0x4090ae82
-	kvmGetSregs          = 0x8138ae83
-	kvmSetSregs          = 0x4138ae84
-	kvmExitReasonOffset  = 8 // in struct kvm_run
-	kvmExitHLT           = 5
-	kvmMmapSizeMax       = 1 << 20
-	guestPhysicalAddress = 0x1000
+	kvmGetAPIVersion    = 0xae00
+	kvmCreateVM         = 0xae01
+	kvmGetVCPUMmapSize  = 0xae04
+	kvmSetMemoryRegion  = 0x4020ae46
+	kvmCreateVCPU       = 0xae41
+	kvmRun              = 0xae80
+	kvmSetRegs          = 0x4090ae82
+	kvmGetSregs         = 0x8138ae83
+	kvmSetSregs         = 0x4138ae84
+	kvmExitReasonOffset = 8 // in struct kvm_run
+	kvmExitHLT          = 5
+	kvmMmapSizeMax      = 1 << 20
 )
 
 type kvmMemoryRegion struct {
@@ -38,20 +38,52 @@ type kvmRegs struct {
 	RIP, RFLAGS uint64
 }
 
-// kvmSregs is struct kvm_sregs: eight segments of 24 bytes and more. Only the
-// code segment, the first, is changed.
+type kvmSegment struct {
+	Base                                 uint64
+	Limit                                uint32
+	Selector                             uint16
+	Type, Present, DPL, DB, S, L, G, AVL uint8
+	Unusable, _                          uint8
+}
+
 type kvmSregs struct {
-	CSBase     uint64
-	CSLimit    uint32
-	CSSelector uint16
-	rest       [312 - 14]byte
+	CS, DS, ES, FS, GS, SS, TR, LDT kvmSegment
+	GDT, IDT                        [2]uint64
+	CR0, CR2, CR3, CR4, CR8         uint64
+	EFER, APICBase                  uint64
+	Interrupts                      [4]uint64
+}
+
+// The guest's memory: page tables that map the first 2 MiB to themselves, the
+// program, and a place for what it writes.
+const (
+	guestPML4   = 0x1000
+	guestPDPT   = 0x2000
+	guestPD     = 0x3000
+	guestCode   = 0x4000
+	guestResult = 0x5000
+	guestSize   = 0x8000
+	guestMagic  = 0x0a1fa0ffa1a51de5
+)
+
+// guestProgram is what every kernel does on its first page: it loads its page
+// tables again, asks the processor what it is, writes to memory, and halts. A
+// KVM that only runs the 16-bit code of a firmware does not get through it.
+var guestProgram = []byte{
+	0x0f, 0x20, 0xd8, // mov %cr3, %rax
+	0x0f, 0x22, 0xd8, // mov %rax, %cr3
+	0x31, 0xc0, // xor %eax, %eax
+	0x0f, 0xa2, // cpuid
+	0x48, 0xb8, 0xe5, 0x1d, 0xa5, 0xa1, 0xff, 0xa0, 0x1f, 0x0a, // movabs $guestMagic, %rax
+	0x48, 0xa3, 0x00, 0x50, 0, 0, 0, 0, 0, 0, // movabs %rax, guestResult
+	0xf4, // hlt
 }
 
 // kvmPatience is how long the guest may take for its one instruction.
 const kvmPatience = 2 * time.Second
 
-// kvm runs a guest of one instruction, since a /dev/kvm that opens may still
-// not work, as in many virtual machines and containers.
+// kvm runs a small 64-bit guest, since a /dev/kvm that opens may still not work,
+// or only for firmware, as in many virtual machines and containers.
 func kvm() error {
 	no := func(why error, fix string) error {
 		return &UnsupportedError{Feature: "KVM", Why: why.Error(), Fix: fix}
@@ -74,7 +106,7 @@ func kvm() error {
 	select {
 	case err = <-done:
 	case <-time.After(kvmPatience):
-		err = fmt.Errorf("a guest of one instruction did not end within %v", kvmPatience)
+		err = fmt.Errorf("a guest of a few instructions did not end within %v", kvmPatience)
 		unix.Tgkill(os.Getpid(), <-thread, unix.SIGURG) // ends KVM_RUN with EINTR
 	}
 	if err != nil {
@@ -91,8 +123,8 @@ func ioctl(fd int, request, arg uintptr) (int, error) {
 	return int(r), nil
 }
 
-// runHalt makes a virtual machine with one page, one processor and the
-// instruction HLT, and runs it.
+// runHalt makes a virtual machine with some memory and one processor in 64-bit
+// mode, and has it run guestProgram.
 func runHalt(kvm int) error {
 	if v, err := ioctl(kvm, kvmGetAPIVersion, 0); err != nil || v != 12 {
 		return fmt.Errorf("its version is %d: %v", v, err)
@@ -102,13 +134,16 @@ func runHalt(kvm int) error {
 		return fmt.Errorf("it makes no virtual machine: %w", err)
 	}
 	defer unix.Close(vm)
-	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	mem, err := unix.Mmap(-1, 0, guestSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return err
 	}
-	defer unix.Munmap(page)
-	page[0] = 0xf4 // hlt
-	region := kvmMemoryRegion{Guest: guestPhysicalAddress, Size: uint64(len(page)), Userspace: uint64(uintptr(unsafe.Pointer(&page[0])))}
+	defer unix.Munmap(mem)
+	binary.LittleEndian.PutUint64(mem[guestPML4:], guestPDPT|3) // present, writable
+	binary.LittleEndian.PutUint64(mem[guestPDPT:], guestPD|3)
+	binary.LittleEndian.PutUint64(mem[guestPD:], 0x83) // the same, and 2 MiB large
+	copy(mem[guestCode:], guestProgram)
+	region := kvmMemoryRegion{Size: guestSize, Userspace: uint64(uintptr(unsafe.Pointer(&mem[0])))}
 	if _, err := ioctl(vm, kvmSetMemoryRegion, uintptr(unsafe.Pointer(&region))); err != nil {
 		return fmt.Errorf("a virtual machine takes no memory: %w", err)
 	}
@@ -117,7 +152,39 @@ func runHalt(kvm int) error {
 		return fmt.Errorf("a virtual machine takes no processor: %w", err)
 	}
 	defer unix.Close(cpu)
-	return runCPU(kvm, cpu)
+	if err := enterLongMode(cpu); err != nil {
+		return err
+	}
+	if err := runCPU(kvm, cpu); err != nil {
+		return err
+	}
+	if got := binary.LittleEndian.Uint64(mem[guestResult:]); got != guestMagic {
+		return fmt.Errorf("a guest wrote %#x where it was to write %#x", got, uint64(guestMagic))
+	}
+	return nil
+}
+
+// enterLongMode sets the processor up as a kernel's 64-bit entry finds it.
+func enterLongMode(cpu int) error {
+	var s kvmSregs
+	if _, err := ioctl(cpu, kvmGetSregs, uintptr(unsafe.Pointer(&s))); err != nil {
+		return fmt.Errorf("a processor has no registers: %w", err)
+	}
+	data := kvmSegment{Limit: 0xffffffff, Selector: 0x10, Type: 3, Present: 1, DB: 1, S: 1, G: 1}
+	s.CS = kvmSegment{Limit: 0xffffffff, Selector: 0x08, Type: 11, Present: 1, S: 1, L: 1, G: 1}
+	s.DS, s.ES, s.FS, s.GS, s.SS = data, data, data, data, data
+	s.CR0 = 1 | 1<<5 | 1<<31 // protection, numeric errors, paging
+	s.CR3 = guestPML4
+	s.CR4 = 1 << 5        // physical address extension
+	s.EFER = 1<<8 | 1<<10 // long mode, enabled and active
+	if _, err := ioctl(cpu, kvmSetSregs, uintptr(unsafe.Pointer(&s))); err != nil {
+		return fmt.Errorf("a processor does not enter 64-bit mode: %w", err)
+	}
+	regs := kvmRegs{RIP: guestCode, RFLAGS: 2}
+	if _, err := ioctl(cpu, kvmSetRegs, uintptr(unsafe.Pointer(&regs))); err != nil {
+		return fmt.Errorf("a processor takes no registers: %w", err)
+	}
+	return nil
 }
 
 func runCPU(kvm, cpu int) error {
@@ -130,18 +197,6 @@ func runCPU(kvm, cpu int) error {
 		return fmt.Errorf("a processor's state can't be mapped: %w", err)
 	}
 	defer unix.Munmap(state)
-	var sregs kvmSregs
-	if _, err := ioctl(cpu, kvmGetSregs, uintptr(unsafe.Pointer(&sregs))); err != nil {
-		return fmt.Errorf("a processor has no registers: %w", err)
-	}
-	sregs.CSBase, sregs.CSSelector = 0, 0
-	if _, err := ioctl(cpu, kvmSetSregs, uintptr(unsafe.Pointer(&sregs))); err != nil {
-		return fmt.Errorf("a processor takes no registers: %w", err)
-	}
-	regs := kvmRegs{RIP: guestPhysicalAddress, RFLAGS: 2}
-	if _, err := ioctl(cpu, kvmSetRegs, uintptr(unsafe.Pointer(&regs))); err != nil {
-		return fmt.Errorf("a processor takes no registers: %w", err)
-	}
 	for start := time.Now(); ; {
 		_, err := ioctl(cpu, kvmRun, 0)
 		if err == unix.EINTR && time.Since(start) < kvmPatience {
@@ -152,8 +207,8 @@ func runCPU(kvm, cpu int) error {
 		}
 		break
 	}
-	if reason := *(*uint32)(unsafe.Pointer(&state[kvmExitReasonOffset])); reason != kvmExitHLT {
-		return fmt.Errorf("a guest that should halt left with reason %d", reason)
+	if reason := binary.NativeEndian.Uint32(state[kvmExitReasonOffset:]); reason != kvmExitHLT {
+		return fmt.Errorf("a 64-bit guest that should halt left with reason %d", reason)
 	}
 	return nil
 }

@@ -24,6 +24,8 @@ type Host struct {
 	Ping           func() error // echo requests can be sent
 	Memory         func() error // memory for machines can be mapped for execution
 	Trace          func() error // a process can trace its children
+
+	xstate func() int
 }
 
 // New makes a Host. Nothing is tried before it is asked for.
@@ -36,6 +38,7 @@ func New() *Host {
 		Ping:           sync.OnceValue(ping),
 		Memory:         sync.OnceValue(memory),
 		Trace:          sync.OnceValue(trace),
+		xstate:         sync.OnceValue(xstate),
 	}
 }
 
@@ -79,15 +82,9 @@ func (h *Host) All() []Check {
 }
 
 // XState is how many bytes of processor state a traced process has
-// (NT_X86_XSTATE), or 0 where nothing is unusual about it. Processors with AMX
-// have more than older kernels of User-Mode Linux can take.
-func (h *Host) XState() int {
-	data, err := os.ReadFile("/proc/cpuinfo")
-	if err == nil && strings.Contains(string(data), " amx_tile") {
-		return 11008
-	}
-	return 0
-}
+// (NT_X86_XSTATE), or 0 where it can't be told. Processors with AMX have more
+// than older kernels of User-Mode Linux can take.
+func (h *Host) XState() int { return h.xstate() }
 
 // anyProgram is a program that ends at once with status 0.
 func anyProgram() string {
