@@ -132,7 +132,6 @@ func (b *builder) makeFolders() error {
 func (b *builder) boot() error {
 	for _, f := range []struct{ to, from string }{
 		{"/init", "init"},
-		{"/usr/lib/wolffia/control", "control"},
 		{"/usr/lib/wolffia/session", "session"},
 		{"/usr/lib/wolffia/poweroff", "poweroff"},
 		{"/etc/udhcpc/default.script", "udhcpc"},
