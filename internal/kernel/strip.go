@@ -19,7 +19,6 @@ const (
 	shSize64    = 64
 	shType      = 4
 	shOffset    = 24
-	shSize      = 32
 )
 
 // stripDebug takes the debug sections out of a module, as strip -g does but
@@ -48,9 +47,7 @@ func stripDebug(module []byte) []byte {
 	for i, s := range f.Sections {
 		h := headers[i*shSize64:][:shSize64]
 		if name := strings.TrimPrefix(s.Name, ".rela"); strings.HasPrefix(name, ".debug_") && s.Flags&elf.SHF_ALLOC == 0 {
-			order.PutUint32(h[shType:], uint32(elf.SHT_NULL))
-			order.PutUint64(h[shSize:], 0)
-			order.PutUint64(h[shOffset:], 0)
+			clear(h[shType:]) // SHT_NULL, no flags, no size; the name stays
 			stripped = true
 			continue
 		}
