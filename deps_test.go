@@ -18,8 +18,9 @@ import (
 // (a format that knows a command, a switch that knows a lab) can grow.
 var layers = []string{
 	"tree event host spell",
+	"tree/treetest",
 	"store",
-	"image/cpio image/tarball",
+	"image/cpio image/tarball image/ext4",
 	"debian/control",
 	"debian/resolve debian/deb",
 	"debian",

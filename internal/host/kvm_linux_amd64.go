@@ -61,26 +61,48 @@ const (
 	guestPDPT   = 0x2000
 	guestPD     = 0x3000
 	guestCode   = 0x4000
+	guestFault  = 0x4800
 	guestResult = 0x5000
+	guestGDT    = 0x5800
+	guestIDT    = 0x6000
+	guestStack  = 0x7ff0 // grows down
 	guestSize   = 0x8000
 	guestMagic  = 0x0a1fa0ffa1a51de5
 )
 
-// guestProgram is what every kernel does on its first page: it loads its page
-// tables again, asks the processor what it is, writes to memory, and halts. A
-// KVM that only runs the 16-bit code of a firmware does not get through it.
+// guestProgram and guestFaultHandler are what every kernel does on its first
+// page: it loads its page tables again, asks the processor what it is, touches
+// memory that is not mapped, and handles the page fault by mapping it and
+// returning. A KVM that runs only a firmware's code does not get through it.
 var guestProgram = []byte{
 	0x0f, 0x20, 0xd8, // mov %cr3, %rax
 	0x0f, 0x22, 0xd8, // mov %rax, %cr3
 	0x31, 0xc0, // xor %eax, %eax
 	0x0f, 0xa2, // cpuid
-	0x48, 0xb8, 0xe5, 0x1d, 0xa5, 0xa1, 0xff, 0xa0, 0x1f, 0x0a, // movabs $guestMagic, %rax
+	0x48, 0xa1, 0x00, 0x50, 0x20, 0, 0, 0, 0, 0, // movabs guestResult+2 MiB, %rax: faults, then reads guestResult
+	0x48, 0xf7, 0xd0, // not %rax
 	0x48, 0xa3, 0x00, 0x50, 0, 0, 0, 0, 0, 0, // movabs %rax, guestResult
 	0xf4, // hlt
 }
 
-// kvmPatience is how long the guest may take for its one instruction.
-const kvmPatience = 2 * time.Second
+var guestFaultHandler = []byte{
+	0x48, 0x83, 0xc4, 0x08, // add $8, %rsp: the error code
+	0x48, 0xc7, 0x04, 0x25, 0x08, 0x30, 0, 0, 0x83, 0, 0, 0, // movq $0x83, guestPD+8: maps it to the first 2 MiB
+	0x48, 0xcf, // iretq
+}
+
+// firmwareProgram is 32-bit code without paging, as firmware and boot code are:
+// ten million instructions, a few milliseconds for a processor. Where they are
+// emulated one by one no guest gets to its kernel in any useful time.
+var firmwareProgram = []byte{
+	0xb9, 0x40, 0x4b, 0x4c, 0x00, // mov $5000000, %ecx
+	0x49,       // dec %ecx
+	0x75, 0xfd, // jnz back to it
+	0xf4, // hlt
+}
+
+// kvmPatience is how long the guest may take.
+const kvmPatience = time.Second
 
 // kvm runs a small 64-bit guest, since a /dev/kvm that opens may still not work,
 // or only for firmware, as in many virtual machines and containers.
@@ -106,7 +128,7 @@ func kvm() error {
 	select {
 	case err = <-done:
 	case <-time.After(kvmPatience):
-		err = fmt.Errorf("a guest of a few instructions did not end within %v", kvmPatience)
+		err = fmt.Errorf("a guest that needs milliseconds did not end within %v: its code is emulated, if it runs at all", kvmPatience)
 		unix.Tgkill(os.Getpid(), <-thread, unix.SIGURG) // ends KVM_RUN with EINTR
 	}
 	if err != nil {
@@ -142,7 +164,12 @@ func runHalt(kvm int) error {
 	binary.LittleEndian.PutUint64(mem[guestPML4:], guestPDPT|3) // present, writable
 	binary.LittleEndian.PutUint64(mem[guestPDPT:], guestPD|3)
 	binary.LittleEndian.PutUint64(mem[guestPD:], 0x83) // the same, and 2 MiB large
-	copy(mem[guestCode:], guestProgram)
+	copy(mem[guestFault:], guestFaultHandler)
+	binary.LittleEndian.PutUint64(mem[guestResult:], ^uint64(guestMagic))
+	binary.LittleEndian.PutUint64(mem[guestGDT+8:], 0x00af9b000000ffff)  // 64-bit code
+	binary.LittleEndian.PutUint64(mem[guestGDT+16:], 0x00cf93000000ffff) // data
+	const pageFault = 14
+	binary.LittleEndian.PutUint64(mem[guestIDT+16*pageFault:], guestFault|8<<16|0x8e00<<32)
 	region := kvmMemoryRegion{Size: guestSize, Userspace: uint64(uintptr(unsafe.Pointer(&mem[0])))}
 	if _, err := ioctl(vm, kvmSetMemoryRegion, uintptr(unsafe.Pointer(&region))); err != nil {
 		return fmt.Errorf("a virtual machine takes no memory: %w", err)
@@ -152,14 +179,48 @@ func runHalt(kvm int) error {
 		return fmt.Errorf("a virtual machine takes no processor: %w", err)
 	}
 	defer unix.Close(cpu)
+	copy(mem[guestCode:], firmwareProgram)
+	if err := enterProtectedMode(cpu); err != nil {
+		return err
+	}
+	if err := runCPU(kvm, cpu); err != nil {
+		return fmt.Errorf("32-bit code: %w", err)
+	}
+	copy(mem[guestCode:], guestProgram)
 	if err := enterLongMode(cpu); err != nil {
 		return err
 	}
 	if err := runCPU(kvm, cpu); err != nil {
-		return err
+		return fmt.Errorf("64-bit code: %w", err)
 	}
 	if got := binary.LittleEndian.Uint64(mem[guestResult:]); got != guestMagic {
 		return fmt.Errorf("a guest wrote %#x where it was to write %#x", got, uint64(guestMagic))
+	}
+	return nil
+}
+
+// enterProtectedMode sets the processor up for 32-bit code without paging.
+func enterProtectedMode(cpu int) error {
+	var s kvmSregs
+	if _, err := ioctl(cpu, kvmGetSregs, uintptr(unsafe.Pointer(&s))); err != nil {
+		return fmt.Errorf("a processor has no registers: %w", err)
+	}
+	data := kvmSegment{Limit: 0xffffffff, Selector: 0x10, Type: 3, Present: 1, DB: 1, S: 1, G: 1}
+	s.CS = kvmSegment{Limit: 0xffffffff, Selector: 0x08, Type: 11, Present: 1, DB: 1, S: 1, G: 1}
+	s.DS, s.ES, s.FS, s.GS, s.SS = data, data, data, data, data
+	s.CR0 = 1 | 1<<4 // protection, extension type
+	return start(cpu, &s)
+}
+
+// start loads the registers of a processor that is to begin at guestCode.
+func start(cpu int, s *kvmSregs) error {
+	if _, err := ioctl(cpu, kvmSetSregs, uintptr(unsafe.Pointer(s))); err != nil {
+		return fmt.Errorf("a processor does not enter the mode it should: %w", err)
+	}
+	regs := kvmRegs{RIP: guestCode, RFLAGS: 2}
+	regs.General[6] = guestStack // rsp: rax, rbx, rcx, rdx, rsi, rdi, rsp
+	if _, err := ioctl(cpu, kvmSetRegs, uintptr(unsafe.Pointer(&regs))); err != nil {
+		return fmt.Errorf("a processor takes no registers: %w", err)
 	}
 	return nil
 }
@@ -175,16 +236,11 @@ func enterLongMode(cpu int) error {
 	s.DS, s.ES, s.FS, s.GS, s.SS = data, data, data, data, data
 	s.CR0 = 1 | 1<<5 | 1<<31 // protection, numeric errors, paging
 	s.CR3 = guestPML4
-	s.CR4 = 1 << 5        // physical address extension
+	s.CR4 = 1 << 5 // physical address extension
+	s.GDT = [2]uint64{guestGDT, 23}
+	s.IDT = [2]uint64{guestIDT, 16*15 - 1}
 	s.EFER = 1<<8 | 1<<10 // long mode, enabled and active
-	if _, err := ioctl(cpu, kvmSetSregs, uintptr(unsafe.Pointer(&s))); err != nil {
-		return fmt.Errorf("a processor does not enter 64-bit mode: %w", err)
-	}
-	regs := kvmRegs{RIP: guestCode, RFLAGS: 2}
-	if _, err := ioctl(cpu, kvmSetRegs, uintptr(unsafe.Pointer(&regs))); err != nil {
-		return fmt.Errorf("a processor takes no registers: %w", err)
-	}
-	return nil
+	return start(cpu, &s)
 }
 
 func runCPU(kvm, cpu int) error {
@@ -208,7 +264,7 @@ func runCPU(kvm, cpu int) error {
 		break
 	}
 	if reason := binary.NativeEndian.Uint32(state[kvmExitReasonOffset:]); reason != kvmExitHLT {
-		return fmt.Errorf("a 64-bit guest that should halt left with reason %d", reason)
+		return fmt.Errorf("a guest that should halt left with reason %d", reason)
 	}
 	return nil
 }
