@@ -138,6 +138,9 @@ type Status struct {
 // sbin folders.
 const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// endOfFile is what a person types to end the input, Ctrl-D.
+const endOfFile = 4
+
 // Run starts the command and waits for its end and the last byte it wrote.
 // The error is about the connection; a program that fails is a Status. When ctx
 // ends, so does Run, with the cause: the guest is told to kill the program, but
@@ -180,6 +183,10 @@ func (c *Client) Run(ctx context.Context, cmd Command) (Status, error) {
 	go func() {
 		if cmd.Stdin != nil {
 			io.Copy(stdin, cmd.Stdin)
+		}
+		if cmd.Terminal != "" { // which has but one end: closing it would lose the output, too
+			stdin.Write([]byte{endOfFile})
+			return
 		}
 		stdin.Close()
 	}()
