@@ -44,7 +44,7 @@ func BenchmarkTCP(b *testing.B) {
 func newDirect(b *testing.B, vnetHdr bool) *guest {
 	g := newGuest(b, vnetHdr)
 	sw := vnet.NewSwitch(vnet.SwitchOptions{})
-	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true})
+	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true, Queue: gateway.PortQueue})
 	for _, p := range []vnet.Port{g.port, outside} {
 		if _, err := sw.Attach(p, vnet.PortOptions{}); err != nil {
 			b.Fatal(err)

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -200,43 +201,71 @@ func TestParallelConnections(t *testing.T) {
 	}
 }
 
+// blocks is an endless stream that never repeats.
+type blocks struct {
+	block [1 << 20]byte
+	n     uint64
+	rest  []byte
+}
+
+func newBlocks() *blocks {
+	b := &blocks{}
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b.block[:])
+	return b
+}
+
+func (b *blocks) Read(p []byte) (int, error) {
+	if len(b.rest) == 0 {
+		b.n++
+		binary.LittleEndian.PutUint64(b.block[:], b.n)
+		b.rest = b.block[:]
+	}
+	n := copy(p, b.rest)
+	b.rest = b.rest[n:]
+	return n, nil
+}
+
 // TestBulk moves 1 GiB each way with checksums.
 func TestBulk(t *testing.T) {
 	size := int64(1 << 30)
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		size = 64 << 20
 	}
 	for version, a := range both {
 		t.Run(version, func(t *testing.T) {
 			sums := make(chan string, 1)
-			var first sync.Once
-			addr := listenTCP(t, a.loop, func(c *net.TCPConn) {
+			l, err := net.Listen("tcp", a.loop)
+			if err != nil {
+				t.Fatal(err)
+			}
+			srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				h := sha256.New()
-				down := false
-				first.Do(func() { down = true })
-				var n int64
-				var err error
-				if down {
-					src := io.LimitReader(rand.NewChaCha8([32]byte{1}), size)
-					n, err = io.Copy(io.MultiWriter(c, h), src)
-				} else {
-					n, err = io.Copy(h, c)
+				src, dst := io.Reader(r.Body), io.Writer(h)
+				if r.Method == http.MethodGet {
+					w.Header().Set("Content-Length", fmt.Sprint(size))
+					src, dst = io.LimitReader(newBlocks(), size), io.MultiWriter(w, h)
 				}
-				if err != nil || n != size {
-					t.Errorf("moved %d of %d bytes: %v", n, size, err)
+				if n, err := io.CopyBuffer(dst, src, make([]byte, 1<<20)); err != nil || n != size {
+					t.Errorf("%s: moved %d of %d bytes: %v", r.Method, n, size, err)
 				}
 				sums <- fmt.Sprintf("%x  -\n", h.Sum(nil))
-			})
+			})}
+			go srv.Serve(l)
+			defer srv.Close()
 			n := newStatic(t, gateway.Config{})
-			file := filepath.Join(t.TempDir(), "file")
-			out := n.run("sh", "-c", fmt.Sprintf("nc -d %s %d > %s && sha256sum < %[3]s", a.gw, addr.Port(), file))
+			url := "http://" + net.JoinHostPort(a.gw, fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
+			out := n.run("sh", "-c", "curl -sS -g "+url+" | sha256sum")
 			want := <-sums
 			if out != want {
 				t.Errorf("down: got %s, want %s", out, want)
 			}
-			n.run("sh", "-c", fmt.Sprintf("nc -N %s %d < %s", a.gw, addr.Port(), file))
-			if up := <-sums; up != want {
-				t.Errorf("up: got %s, want %s", up, want)
+			up := n.command(t.Context(), "curl", "-sS", "-g", "-T", "-", url)
+			up.Stdin = io.LimitReader(newBlocks(), size)
+			if out, err := up.CombinedOutput(); err != nil {
+				t.Errorf("up: %v: %s", err, out)
+			}
+			if got := <-sums; got != want {
+				t.Errorf("up: got %s, want %s", got, want)
 			}
 		})
 	}
@@ -422,7 +451,7 @@ func TestIsolation(t *testing.T) {
 					if p == loop.Port() && (a == "192.0.2.1" || a == "2001:db8:1::1") {
 						continue // bound to loopback: nobody is there
 					}
-					out, err := n.try("nc", "-d", "-w", "2", a, fmt.Sprint(p))
+					out, err := n.try("nc", "-d", "-w", "1", a, fmt.Sprint(p))
 					if got := err == nil && out != ""; got != c.open[a] {
 						t.Errorf("%s port %d: reached %v, want %v: %q %v", a, p, got, c.open[a], out, err)
 					}

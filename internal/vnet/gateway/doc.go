@@ -3,7 +3,7 @@
 // leases from .15), to the host it is an ordinary program that opens sockets.
 // It runs on one end of a [vnet.Port], without privileges.
 //
-//	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true})
+//	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true, Queue: gateway.PortQueue})
 //	sw.Attach(outside, vnet.PortOptions{Name: "gateway"})
 //	gw, err := gateway.New(inside, gateway.Config{Names: map[string][]netip.Addr{...}})
 //	defer gw.Close()

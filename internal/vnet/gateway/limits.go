@@ -25,7 +25,12 @@ const (
 	// One window must fit what a tap or the switch queues for a guest, or
 	// bursts are lost.
 	tcpReceiveBuffer = 1 << 20
-	tcpReceiveMax    = 4 << 20
+	tcpReceiveMax    = 3 << 20
 	tcpSendBuffer    = 1 << 20
 	tcpSendMax       = 4 << 20
+
+	// PortQueue is the room, in bytes, that the pipe between a switch and a
+	// gateway should have: a TCP window fits, so that one fast sender loses
+	// nothing.
+	PortQueue = 4 << 20
 )

@@ -269,7 +269,7 @@ func newNetwork(t testing.TB, cfg gateway.Config) *network {
 	t.Helper()
 	n := &network{guest: newGuest(t, false), events: make(chan event.Event, 100)}
 	n.sw = vnet.NewSwitch(vnet.SwitchOptions{})
-	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true})
+	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true, Queue: gateway.PortQueue})
 	for name, p := range map[string]vnet.Port{"guest": n.port, "gateway": outside} {
 		if _, err := n.sw.Attach(p, vnet.PortOptions{Name: name}); err != nil {
 			t.Fatal(err)

@@ -30,7 +30,7 @@ var (
 )
 
 func newBench(t testing.TB, cfg Config) *bench {
-	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true})
+	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true, Queue: PortQueue})
 	g, err := New(inside, cfg)
 	if err != nil {
 		t.Fatal(err)
