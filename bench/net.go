@@ -5,7 +5,6 @@ import (
 	"errors"
 )
 
-func netNative(context.Context, *bench) (*result, error)   { return nil, errors.New("to do") }
-func netUML(context.Context, *bench) (*result, error)      { return nil, errors.New("to do") }
-func netQEMU(context.Context, *bench) (*result, error)     { return nil, errors.New("to do") }
-func rebuildTime(context.Context, *bench) (*result, error) { return nil, errors.New("to do") }
+func netNative(context.Context, *bench) (*result, error) { return nil, errors.New("to do") }
+func netUML(context.Context, *bench) (*result, error)    { return nil, errors.New("to do") }
+func netQEMU(context.Context, *bench) (*result, error)   { return nil, errors.New("to do") }
