@@ -2,6 +2,7 @@ package resolve
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -118,23 +119,26 @@ type aptError struct {
 
 func (e *aptError) Error() string { return "apt " + strings.Join(e.args, " ") + ": " + e.output }
 
-// install gives what apt would install for names, as name:arch=version, sorted.
+// install gives what apt would install for names, as name:arch=version,
+// sorted. Asking for addresses spares apt the order of unpacking, which takes
+// it longer than the choice.
 func (a *apt) install(names ...string) ([]string, error) {
-	out, err := a.run("apt-get", append([]string{"install", "-s", "--no-install-recommends"}, names...)...)
+	out, err := a.run("apt-get", append([]string{"install", "-qq", "--print-uris", "--no-install-recommends"}, names...)...)
 	if err != nil {
 		return nil, err
 	}
 	var set []string
 	for line := range strings.Lines(string(out)) {
-		// Inst NAME (VERSION ORIGIN [ARCH]) [...]
+		// 'ADDRESS' NAME_VERSION_ARCH.deb SIZE SUM
 		f := strings.Fields(line)
-		if len(f) < 4 || f[0] != "Inst" {
+		if len(f) < 3 || !strings.HasSuffix(f[1], ".deb") {
 			continue
 		}
-		name, _, _ := strings.Cut(f[1], ":")
-		inside, _, _ := strings.Cut(line[strings.Index(line, "(")+1:], ")")
-		arch := inside[strings.LastIndex(inside, "[")+1:]
-		set = append(set, name+":"+strings.TrimSuffix(arch, "]")+"="+strings.TrimPrefix(f[2], "("))
+		part := strings.Split(strings.TrimSuffix(f[1], ".deb"), "_")
+		if len(part) != 3 {
+			return nil, fmt.Errorf("apt-get printed %q", line)
+		}
+		set = append(set, part[0]+":"+part[2]+"="+strings.ReplaceAll(part[1], "%3a", ":"))
 	}
 	slices.Sort(set)
 	return set, nil

@@ -39,8 +39,6 @@ var realSets = []struct{ want, apt, ours string }{
 	{want: "nodejs npm"},
 	{want: "xfce4"},
 	{want: "gnome-core"},
-	{want: "task-gnome-desktop"},
-	{want: "kde-plasma-desktop"},
 	{want: "libreoffice"},
 	{want: "tasksel task-ssh-server"},
 	{want: "texlive"},
@@ -110,6 +108,9 @@ func TestSameAsApt(t *testing.T) {
 			}
 			checkSound(t, sol)
 			got := ids(sol)
+			if len(want) == 0 {
+				t.Fatal("apt would install nothing")
+			}
 			onlyApt, onlyOurs := names(minus(want, got)), names(minus(got, want))
 			if onlyApt != set.apt || onlyOurs != set.ours {
 				t.Errorf("of %d packages, only apt: %s; only ours: %s", len(got), onlyApt, onlyOurs)
