@@ -66,7 +66,7 @@ func KernelSymptoms() []Symptom {
 		{"exitcode=0x00007f00", "init", "init ended with status 127: a program or library that it needs is not in the image", fixInit},
 		{"exitcode=0x00000000", "init", "init ended (status 0), which it never may", "let init start what it starts and wait, or power the machine off"},
 		{"Attempted to kill init! exitcode=", "init", "init ended, which it never may; exit code ", "let init start what it starts and wait, or power the machine off"},
-		{"Kernel panic - not syncing: ", "kernel", "the kernel panicked: ", ""},
+		{"Kernel panic - not syncing:", "kernel", "the kernel panicked: ", ""},
 		{"kernel BUG at ", "kernel", "the kernel stopped at a bug: ", ""},
 		{"Unable to handle kernel ", "kernel", "the kernel crashed: unable to handle kernel ", ""},
 		{"insmod: ", "init", "a kernel module could not be loaded: ", "take a kernel and modules of the same release"},
