@@ -267,6 +267,14 @@ func TestCompressed(t *testing.T) {
 	}
 }
 
+// Since Linux 7 IPv6 can't be a module, and so is in no list of built-in ones.
+func TestBuiltInOnly(t *testing.T) {
+	k, _ := uml(t, "sid")
+	if mods, err := k.Closure([]string{"ipv6"}); err != nil || k.Has("IPV6") == "y" && len(mods) > 0 {
+		t.Errorf("%v, %v", names(mods), err)
+	}
+}
+
 func TestFromPackageErrors(t *testing.T) {
 	if _, err := kernel.FromPackage(tree.New()); err == nil {
 		t.Error("a kernel in an empty package")

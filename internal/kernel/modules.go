@@ -169,7 +169,7 @@ func (c *closure) add(word string, optional bool) error {
 	name := canonical(word)
 	switch _, file := c.x.paths[name]; {
 	case file:
-	case c.x.builtin[name]:
+	case c.x.builtin[name], c.k.Has(strings.ToUpper(name)) == "y": // what can't be a module is in no list
 		return nil
 	case len(c.x.aliases[word]) > 0:
 		for _, m := range c.x.aliases[word] {

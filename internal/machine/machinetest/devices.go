@@ -118,9 +118,6 @@ func (s suite) entropy(t *testing.T) {
 	clean(t, m)
 }
 
-// etherTest is an EtherType for experiments (IEEE 802, "local experimental").
-const etherTest = 0x88b5
-
 // frames: raw frames go both ways on each network card, up to its MTU, in
 // order, and ARP asked from outside is answered with the card's MAC.
 func (s suite) frames(t *testing.T) {
