@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -14,8 +15,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/mikelolasagasti/xz"
 
+	"wolffia/internal/debian/deb"
 	"wolffia/internal/spell"
 	"wolffia/internal/tree"
 )
@@ -253,11 +254,7 @@ func (k *Kernel) load(name, file string) (Module, error) {
 func unpackModule(file string, r io.Reader) ([]byte, error) {
 	switch path.Ext(file) {
 	case ".xz":
-		x, err := xz.NewReader(r, 64<<20)
-		if err != nil {
-			return nil, err
-		}
-		r = x
+		return unpackXZ(r)
 	case ".zst":
 		z, err := zstd.NewReader(r, zstd.WithDecoderMaxMemory(maxModule), zstd.WithDecoderConcurrency(1))
 		if err != nil {
@@ -277,6 +274,28 @@ func unpackModule(file string, r io.Reader) ([]byte, error) {
 		err = fmt.Errorf("more than %d MiB", maxModule>>20)
 	}
 	return b, err
+}
+
+// unpackXZ undoes xz with package deb's decoder, the one that wolffia has.
+func unpackXZ(r io.Reader) ([]byte, error) {
+	packed, err := io.ReadAll(io.LimitReader(r, maxModule))
+	if err != nil {
+		return nil, err
+	}
+	var out memory
+	_, err = deb.DecodeXZ(context.Background(), bytes.NewReader(packed), int64(len(packed)), &out,
+		deb.XZOptions{MaxSize: maxModule, MaxDict: maxModule, Workers: 1})
+	return out, err
+}
+
+// memory is an io.WriterAt for one writer at a time. Who writes bounds it.
+type memory []byte
+
+func (m *memory) WriteAt(p []byte, off int64) (int, error) {
+	if end := int(off) + len(p); end > len(*m) {
+		*m = append(*m, make([]byte, end-len(*m))...)
+	}
+	return copy((*m)[off:], p), nil
 }
 
 // modinfo reads a module's .modinfo section: NUL-terminated "key=value"
