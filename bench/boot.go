@@ -81,7 +81,7 @@ func (b *bench) newGuest(ctx context.Context, flags ...string) (*guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, b.wolffia, append([]string{"explain", "run", "--json"}, flags...)...)
+	cmd := exec.CommandContext(ctx, b.wolffia, append([]string{"explain", "run", "-q", "--json"}, flags...)...)
 	cmd.Stderr = b.log
 	out, err := cmd.Output()
 	if err != nil {

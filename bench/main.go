@@ -63,9 +63,9 @@ func benchmarks() []benchmark {
 		{"run", "wolffia run -- true, everything cached", nil, runTime},
 		{"idle", "a machine that does nothing", nil, idleCPU},
 		{"rebuild", "images from the cache", []tool{{"mmdebstrap", "mmdebstrap"}, {"apt-ftparchive", "apt-utils"}}, rebuildTime},
-		{"net-native", "TCP between a network namespace and the host", []tool{{"iperf3", "iperf3"}, {"slirp4netns", "slirp4netns"}, {"ip", "iproute2"}}, netNative},
-		{"net-uml", "TCP between a User-Mode Linux guest and the host", []tool{{"iperf3", "iperf3"}, {"slirp4netns", "slirp4netns"}, {"ip", "iproute2"}}, netUML},
-		{"net-qemu", "TCP between an emulated PC and the host", []tool{{"iperf3", "iperf3"}, {"qemu-system-x86_64", "qemu-system-x86"}}, netQEMU},
+		{"net-native", "TCP between a network namespace and the host", []tool{{"iperf3", "iperf3"}, {"slirp4netns", "slirp4netns"}, {"ip", "iproute2"}}, asRoot(netNative, "net-native")},
+		{"net-uml", "TCP between a User-Mode Linux guest and the host", []tool{{"iperf3", "iperf3"}, {"slirp4netns", "slirp4netns"}, {"ip", "iproute2"}}, asRoot(netUML, "net-uml")},
+		{"net-qemu", "TCP between an emulated PC and the host", []tool{{"iperf3", "iperf3"}, {"qemu-system-x86_64", "qemu-system-x86"}}, asRoot(netQEMU, "net-qemu")},
 	}
 }
 
@@ -75,6 +75,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	flags.IntVar(&b.n, "n", 5, "measurements of each side")
 	flags.IntVar(&b.seconds, "seconds", 3, "length of each transfer")
 	flags.DurationVar(&b.idle, "idle", 10*time.Second, "how long an idle machine is watched")
+	inner := flags.Bool("inner", false, "print no heading: another bench has")
 	flags.StringVar(&b.wolffia, "wolffia", "", "the program to measure (default: built from ./cmd/wolffia)")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -92,7 +93,9 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	if err := b.build(ctx); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "Medians (least to most) of %d measurements of each side, taken in turn.\n", b.n)
+	if !*inner {
+		fmt.Fprintf(out, "Medians (least to most) of %d measurements of each side, taken in turn.\n", b.n)
+	}
 	var errs []error
 	for _, k := range chosen {
 		if missing := lacking(k.needs); len(missing) > 0 {

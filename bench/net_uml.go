@@ -1,0 +1,167 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+
+	"wolffia/internal/image/cpio"
+	"wolffia/internal/tree"
+)
+
+// guestMemory is enough for the page cache to play no part.
+const guestMemory = "256M"
+
+// guestInit measures from inside a guest without wolffia's init. What it needs
+// to know are kernel parameters that the kernel does not know, which it hands
+// on in the environment.
+const guestInit = `#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+for m in /modules/*; do [ -e "$m" ] && insmod "$m"; done
+ip link set lo up
+ip addr add $ADDR/24 dev $DEV
+ip link set $DEV mtu $MTU up
+ip route add default via $GATEWAY
+exec >/dev/ttyS0 2>&1
+for reverse in '' -R; do
+	iperf3 -c $GATEWAY -p $PORT -t $SECONDS_EACH -J $reverse
+done
+poweroff -f
+`
+
+func (b *bench) guestEnv(port, dev string, mtu int) []string {
+	return []string{
+		"rdinit=/measure", "PORT=" + port, "DEV=" + dev, "MTU=" + strconv.Itoa(mtu), "ADDR=" + guestAddr,
+		"GATEWAY=" + hostAtGW, "SECONDS_EACH=" + strconv.Itoa(b.seconds),
+	}
+}
+
+// addMeasure appends guestInit and files to an initramfs.
+func addMeasure(initramfs string, files map[string][]byte) error {
+	t := tree.New()
+	err := t.Put("/measure", tree.File(0o755, tree.Bytes(guestInit)))
+	for name, content := range files {
+		if err == nil {
+			err = t.MkdirAll(filepath.Dir(name), 0o755)
+		}
+		if err == nil {
+			err = t.Put(name, tree.File(0o644, tree.Bytes(content)))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	var archive bytes.Buffer
+	if err := cpio.Write(&archive, t, cpio.Options{}); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(initramfs, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.Write(archive.Bytes())
+	return err
+}
+
+// netUML compares User-Mode Linux guests: one that wolffia runs, and the same
+// kernel and programs on a tap, bridged to slirp4netns' tap in a namespace.
+func netUML(ctx context.Context, b *bench) (*result, error) {
+	port, stop, err := b.iperfServer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	bare, err := b.newGuest(ctx, "-p", "iperf3", "--deps", "packages", "-m", guestMemory)
+	if err != nil {
+		return nil, err
+	}
+	if err := addMeasure(bare.initramfs, nil); err != nil {
+		return nil, err
+	}
+	r := &result{notes: []string{
+		"up is from the guest to the host; the guest boots anew for each measurement",
+		"slirp4netns' guest has a tap with segmentation offload on a bridge; wolffia's has a socket pair without",
+	}}
+	for _, mtu := range []int{smallMTU, labMTU} {
+		file := filepath.Join(bare.dir, fmt.Sprintf("mtu%d.yaml", mtu))
+		text := fmt.Sprintf("images: {base: {packages: [iperf3], deps: packages}}\nnetworks: {lan: {mtu: %d}}\nmachines: {guest: {image: base, memory: %s, networks: [lan]}}\n", mtu, guestMemory)
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			return r, err
+		}
+		ours := func(ctx context.Context) ([]float64, error) {
+			cmd := exec.CommandContext(ctx, b.wolffia, "run", "-q", "-f", file, "guest", "--", "sh", "-c", b.iperfScript(port))
+			out, err := cmd.Output()
+			if err != nil {
+				return nil, fmt.Errorf("wolffia run: %w\n%s", err, tail(string(out), 5))
+			}
+			return parseRates(out, 2)
+		}
+		theirs := func(ctx context.Context) ([]float64, error) { return b.umlOnSlirp(ctx, bare, port, mtu) }
+		x, err := b.alternate(ctx, ours, theirs)
+		if err != nil {
+			return r, err
+		}
+		r.rates(fmt.Sprintf("User-Mode Linux, MTU %d", mtu), x[0], "slirp4netns", x[1])
+	}
+	return r, nil
+}
+
+// umlOnSlirp boots the guest once beside slirp4netns.
+func (b *bench) umlOnSlirp(ctx context.Context, g *guest, port string, mtu int) ([]float64, error) {
+	n, err := newNetns()
+	if err != nil {
+		return nil, err
+	}
+	defer n.close()
+	stop, err := n.slirp(ctx, mtu)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	size := " mtu " + strconv.Itoa(mtu)
+	err = n.ip("link add br0 type bridge stp_state 0 forward_delay 0", "tuntap add tap1 mode tap",
+		"link set tap0 master br0"+size+" up", "link set tap1 master br0"+size+" up", "link set br0"+size+" up")
+	if err != nil {
+		return nil, err
+	}
+	params := append(b.guestEnv(port, "vec0", mtu), g.params...)
+	params = append(params, "con=null", "con0=null,fd:1", "ssl=null", "ssl0=null,fd:3",
+		"vec0:transport=tap,ifname=tap1,depth=128,gro=1,mtu="+strconv.Itoa(mtu))
+	c := g.command(params...)
+	return b.guestReport(ctx, c, nil, func(start func() error) error { return n.do(start) })
+}
+
+// guestReport runs a guest that writes what it measures to descriptor 3.
+func (b *bench) guestReport(ctx context.Context, c command, files []*os.File, in func(func() error) error) ([]float64, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	ctx, cancel := context.WithTimeout(ctx, runBound)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.argv[0], c.argv[1:]...)
+	cmd.Env, cmd.Dir, cmd.ExtraFiles = append(os.Environ(), c.env...), c.dir, append([]*os.File{w}, files...)
+	var console bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &console, &console
+	err = in(cmd.Start)
+	w.Close()
+	if err != nil {
+		return nil, err
+	}
+	out, _ := io.ReadAll(r)
+	err = cmd.Wait()
+	rates, perr := parseRates(bytes.ReplaceAll(out, []byte{'\r'}, nil), 2)
+	if perr != nil {
+		return nil, fmt.Errorf("%w (guest: %v)\n%s", perr, err, tail(console.String(), 10))
+	}
+	return rates, nil
+}
