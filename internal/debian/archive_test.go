@@ -34,6 +34,9 @@ func TestArchive(t *testing.T) {
 			c := New(Options{Store: shared(t), Mirror: hostMirror(t), Getenv: os.Getenv})
 			ctx := t.Context()
 			req := Request{Release: tc.release, Arch: tc.arch, Packages: five}
+			if raced {
+				req.Packages = []string{"strace", "tcpdump"}
+			}
 			lock, err := c.Resolve(ctx, req)
 			if err != nil {
 				t.Fatal(err)
@@ -234,7 +237,7 @@ func TestUnpackTwice(t *testing.T) {
 
 // TestDamagedStore mends what it finds damaged.
 func TestDamagedStore(t *testing.T) {
-	st := shared(t)
+	st := openStore(t, t.TempDir())
 	c := New(Options{Store: st, Mirror: hostMirror(t), Getenv: os.Getenv})
 	req := Request{Release: "bookworm", Arch: "amd64", Packages: []string{"busybox-static"}}
 	lock, err := c.Resolve(t.Context(), req)
