@@ -35,7 +35,7 @@ func (s *Session) openNetworks() error {
 
 // open plugs a gateway into the switch.
 func (n *network) open(cfg gateway.Config) error {
-	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true})
+	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true, Queue: gateway.PortQueue})
 	if _, err := n.sw.Attach(inside, vnet.PortOptions{Name: "gateway"}); err != nil {
 		outside.Close()
 		return fmt.Errorf("network %s: %w", n.name, err)
