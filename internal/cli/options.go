@@ -45,7 +45,7 @@ func (o *buildOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.release, "release", "", "the Debian release, by code name (default "+lab.DefaultRelease+")")
 	f.StringVar(&o.arch, "arch", "", "the architecture, by Debian's name (default the host's)")
 	f.StringArrayVarP(&o.packages, "package", "p", nil, "a further package: NAME, NAME=VERSION or NAME:ARCH")
-	f.StringVar(&o.deps, "deps", "", "of dependencies keep all (packages) or only needed libraries (elf)")
+	f.StringVar(&o.deps, "deps", "", "of dependencies keep all (packages) or only needed libraries (elf); without a file elf, or packages with -p")
 	f.BoolVar(&o.offline, "offline", false, "never use the network")
 	f.BoolVar(&o.update, "update", false, "pin the newest packages, in place of the locked ones")
 	f.BoolVar(&o.expired, "ignore-expired", false, "take an archive index past its validity, as old snapshots have")
@@ -80,6 +80,11 @@ func (o *buildOptions) open(env Env, events event.Sink) (*project, error) {
 	l, err := readLab(env, o.file)
 	if err != nil {
 		return nil, err
+	}
+	if l.path == "" && len(o.packages) > 0 && o.deps == "" {
+		// What programs need besides libraries, such as Python's modules, would
+		// be missing: whoever names packages gets them whole.
+		o.deps = string(rootfs.DepsPackages)
 	}
 	if err := o.apply(l.Spec); err != nil {
 		return nil, &usageError{err}
