@@ -248,6 +248,7 @@ func (g *guest) run(args ...string) string {
 // static gives eth0 fixed addresses, as a guest that has done DHCP has.
 func (g *guest) static() {
 	g.t.Helper()
+	g.run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_ra") // or it could be first with its route
 	for _, c := range []string{
 		"link set lo up", "link set eth0 up",
 		"addr add 10.0.2.15/24 dev eth0", "route add default via 10.0.2.2",
