@@ -1,7 +1,6 @@
 package ext4
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,7 +10,6 @@ import (
 	"testing"
 
 	"wolffia/internal/tree"
-	"wolffia/internal/tree/treetest"
 )
 
 // requireTool gives the path of a program that a test compares us with. In CI
@@ -83,14 +81,3 @@ func kinds(t *testing.T, fn func(t *testing.T, o Options)) {
 		}
 	}
 }
-
-func TestCheckRandom(t *testing.T) {
-	kinds(t, func(t *testing.T, o Options) {
-		for seed := range uint64(3) {
-			tr := treetest.Random(seed, treetest.Options{Entries: 700, Xattrs: true, LinkedLinks: true, Sockets: true, MaxSize: 30000})
-			fsck(t, image(t, tr, o))
-		}
-	})
-}
-
-var _ = bytes.Equal
