@@ -152,3 +152,22 @@ func FuzzLines(f *testing.F) {
 		Diagnose(lines, KernelSymptoms())
 	})
 }
+
+// TestLinesLeaveStackDumpsOut keeps a panic's own words in a report.
+func TestLinesLeaveStackDumpsOut(t *testing.T) {
+	const panicked = `[    0.1] Kernel panic - not syncing: No working init found.
+Stack:
+ 61077d40 60983b0b 607b940e 60bfb2e0
+Call Trace:
+ [<6003209e>] ? _printk+0x0/0x45
+[    9.218563]  mount_block_root+0x14e/0x1e6
+ [    9.2] ? nf_hook+0x1/0x2 [nf_tables]
+[    9.219645]  </TASK>
+deadbeef
+Kernel Offset: 0x37c00000 from 0xffffffff81000000`
+	got := strings.Join(Lines(panicked, 10), "|")
+	want := "[    0.1] Kernel panic - not syncing: No working init found.|deadbeef|Kernel Offset: 0x37c00000 from 0xffffffff81000000"
+	if got != want {
+		t.Errorf("got %q", got)
+	}
+}

@@ -3,6 +3,7 @@ package machine
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
 )
@@ -97,13 +98,21 @@ func (t *Transcript) Tail(n int) []string {
 	return Lines(text, n)
 }
 
-// Lines gives the last n lines of a console's output that are not empty,
-// without control characters and with long lines cut, fit for a report.
+// backtrace is a line of a kernel's stack dump: a function, or the stack's
+// words. Dozens follow a panic and would push what it says out of a report; the
+// log has them.
+var backtrace = regexp.MustCompile(`^(\[ *[0-9.]+\] *)?(` +
+	`(\[<[0-9a-f]+>\] *)?(\? *)?[A-Za-z_][A-Za-z0-9_.]*\+0x[0-9a-f]+/0x[0-9a-f]+( \[[a-z0-9_]+\])?` +
+	`|[0-9a-f]{8,16}( [0-9a-f]{8,16})+|Stack:|Call Trace:|</?TASK>)$`)
+
+// Lines gives the last n lines of a console's output that are neither empty
+// nor part of a stack dump, without control characters and with long lines
+// cut, fit for a report.
 func Lines(text string, n int) []string {
 	var out []string
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(strings.Map(printable, line))
-		if line == "" {
+		if line == "" || backtrace.MatchString(line) {
 			continue
 		}
 		if len(line) > tailLine {
