@@ -26,6 +26,7 @@ import (
 const (
 	smallMTU  = 1500
 	largeMTU  = 65520 // the most that slirp4netns and its users take
+	jumboMTU  = 32000 // the most that a User-Mode Linux guest on slirp4netns gets any data with
 	labMTU    = 65000 // the most that wolffia.yaml takes
 	hostAtGW  = "10.0.2.2"
 	guestAddr = "10.0.2.100" // slirp4netns' own choice

@@ -24,9 +24,6 @@ type row struct {
 	met     bool
 }
 
-// moreIsBetter says which way a ratio should go.
-func (r row) moreIsBetter() bool { return r.unit == gigabits }
-
 const (
 	milliseconds = "ms"
 	gigabits     = "Gbit/s"
@@ -46,7 +43,7 @@ func (r *result) write(w io.Writer, k benchmark) {
 			met = "yes"
 		}
 		ratio := ""
-		if len(x.other) > 0 {
+		if len(x.other) > 0 && median(x.other) > 0 {
 			ratio = fmt.Sprintf("%.2f", ratioOf(x.wolffia, x.other))
 		}
 		cells := []string{x.what, x.unit, spread(x.wolffia), x.against, spread(x.other), ratio, x.goal, met}
