@@ -72,7 +72,6 @@ type guest struct {
 	memory    string   // the mem= parameter
 	params    []string // the kernel parameters that say nothing about devices
 	initramfs string   // path of the joined archives
-	extra     string   // path of a further archive, if there is one
 }
 
 // newGuest asks wolffia what it would start.
