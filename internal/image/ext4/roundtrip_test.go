@@ -65,3 +65,28 @@ func TestReproducible(t *testing.T) {
 		t.Error("the same tree gave other bytes")
 	}
 }
+
+func TestMonsterRoundTrip(t *testing.T) {
+	sizes(t, func(t *testing.T, o Options) {
+		tr := monster(t, o)
+		name := image(t, tr, o)
+		fsck(t, name)
+		got := read(t, name)
+		sameMonster(t, got, tr)
+		for _, name := range []string{"/reaches", "/comb", "/hole"} {
+			got.Remove(name)
+			tr.Remove(name)
+		}
+		treetest.Equal(t, got, tr)
+	})
+}
+
+func TestCrowdRoundTrip(t *testing.T) {
+	tr := crowd(t)
+	sizes(t, func(t *testing.T, o Options) {
+		name := image(t, tr, o)
+		fsck(t, name)
+		treetest.Equal(t, read(t, name), tr)
+		must(t, os.Remove(name)) // they are large
+	})
+}

@@ -81,3 +81,13 @@ func kinds(t *testing.T, fn func(t *testing.T, o Options)) {
 		}
 	}
 }
+
+// sizes are the kinds that differ most.
+func sizes(t *testing.T, fn func(t *testing.T, o Options)) {
+	for _, o := range []Options{{Type: Ext2}, {Type: Ext3}, {Type: Ext4}} {
+		for _, o.BlockSize = range []int{1024, 2048, 4096} {
+			o.Checksums = o.Type == Ext4 && o.BlockSize == 1024
+			t.Run(fmt.Sprintf("%s %d", o.Type, o.BlockSize), func(t *testing.T) { fn(t, o) })
+		}
+	}
+}
