@@ -21,26 +21,42 @@ func Pipe(o PipeOptions) (Port, Port) {
 		o.Queue = DefaultQueue
 	}
 	ab, ba := newRing(o.Queue), newRing(o.Queue)
-	return &pipeEnd{in: ba, out: ab, offloads: o.Offloads}, &pipeEnd{in: ab, out: ba, offloads: o.Offloads}
+	return &pipeEnd{ringReader: ringReader{ring: ba}, out: ab, offloads: o.Offloads},
+		&pipeEnd{ringReader: ringReader{ring: ab}, out: ba, offloads: o.Offloads}
 }
 
 type pipeEnd struct {
-	in, out  *ring
+	ringReader
+	out      *ring
 	offloads bool
-	views    [64]Frame // of the reader
 }
 
 func (p *pipeEnd) Offloads() bool { return p.offloads }
 func (p *pipeEnd) Direct() bool   { return true }
 
-func (p *pipeEnd) ReadFrames(bufs []Frame) (int, error) {
+func (p *pipeEnd) WriteFrames(frames []Frame) (int, error) { return p.out.push(frames) }
+
+func (p *pipeEnd) Close() error {
+	p.ring.close()
+	p.out.close()
+	return nil
+}
+
+// ringReader is the reading half of a port in memory.
+type ringReader struct {
+	ring  *ring
+	views [batchLen]Frame
+}
+
+// ReadFrames implements [Port].
+func (r *ringReader) ReadFrames(bufs []Frame) (int, error) {
 	for {
-		got, err := p.in.peek(p.views[:min(len(bufs), len(p.views))])
+		got, err := r.ring.peek(r.views[:min(len(bufs), len(r.views))])
 		if err != nil {
 			return 0, err
 		}
 		n := 0
-		for _, v := range p.views[:got] {
+		for _, v := range r.views[:got] {
 			b := &bufs[n]
 			if len(v.Data) > cap(b.Data) {
 				continue
@@ -50,20 +66,9 @@ func (p *pipeEnd) ReadFrames(bufs []Frame) (int, error) {
 			b.Offload = v.Offload
 			n++
 		}
-		p.in.release()
+		r.ring.release()
 		if n > 0 {
 			return n, nil
 		}
 	}
-}
-
-func (p *pipeEnd) WriteFrames(frames []Frame) (int, error) {
-	n, err := p.out.push(frames)
-	return n, err
-}
-
-func (p *pipeEnd) Close() error {
-	p.in.close()
-	p.out.close()
-	return nil
 }

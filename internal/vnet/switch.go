@@ -26,6 +26,9 @@ type PortOptions struct {
 	// DefaultQueue. When it is full the newest frames are dropped and counted
 	// in [PortStats.TxDropped].
 	Queue int
+	// Offloads, for [Switch.Plug], says that the reader understands frames with
+	// an [Offload]; a port that is attached says so itself.
+	Offloads bool
 }
 
 // PortID names a port of a switch for as long as it is attached. It is never
@@ -49,8 +52,9 @@ type PortStats struct {
 var ErrNoPort = errors.New("no such port")
 
 // Switch joins ports into one Ethernet segment. Each attached port has one
-// goroutine that reads it and at most one that writes to it; ports come and go
-// while it runs. All methods may be called from any goroutine.
+// goroutine that reads it and at most one that writes to it; a port that is
+// plugged has none. Ports come and go while it runs. All methods may be called
+// from any goroutine.
 type Switch struct {
 	age   int64 // seconds
 	now   func() time.Time

@@ -3,9 +3,8 @@
 // leases from .15), to the host it is an ordinary program that opens sockets.
 // It runs on one end of a [vnet.Port], without privileges.
 //
-//	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true, Queue: gateway.PortQueue})
-//	sw.Attach(outside, vnet.PortOptions{Name: "gateway"})
-//	gw, err := gateway.New(inside, gateway.Config{Names: map[string][]netip.Addr{...}})
+//	port, err := sw.Plug(vnet.PortOptions{Name: "gateway", Offloads: true, Queue: gateway.PortQueue})
+//	gw, err := gateway.New(port, gateway.Config{Names: map[string][]netip.Addr{...}})
 //	defer gw.Close()
 //	conn, err := gw.DialContext(ctx, "tcp", "10.0.2.15:22")
 //

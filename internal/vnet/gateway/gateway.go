@@ -208,7 +208,10 @@ func newStack(l *link, o stackOptions) (*stack.Stack, error) {
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
 	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpReceiveBuffer, Max: tcpReceiveMax}
 	snd := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpSendBuffer, Max: tcpSendMax}
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &wait, &rcv, &snd} {
+	// Losses are told by time, not by three duplicate acknowledgements: a tap
+	// whose writer changes processors reorders, and that is no congestion.
+	loss := tcpip.TCPRACKLossDetection | tcpip.TCPRACKNoDupTh
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &wait, &rcv, &snd, &loss} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return nil, fmt.Errorf("set TCP option %T: %v", o, err)
 		}

@@ -29,8 +29,7 @@ const (
 	tcpSendBuffer    = 1 << 20
 	tcpSendMax       = 4 << 20
 
-	// PortQueue is the room, in bytes, that the pipe between a switch and a
-	// gateway should have: a TCP window fits, so that one fast sender loses
-	// nothing.
+	// PortQueue is the room, in bytes, that a switch should keep for frames to
+	// a gateway: a TCP window fits, so that one fast sender loses nothing.
 	PortQueue = 4 << 20
 )

@@ -211,6 +211,9 @@ func (g *guest) command(ctx context.Context, args ...string) *exec.Cmd {
 	g.t.Helper()
 	requireTool(g.t, args[0], pkgOf[args[0]])
 	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(g.pid), "-n", "--"}, args...)...)
+	// A shell's children end with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
 	return cmd
 }
@@ -270,11 +273,12 @@ func newNetwork(t testing.TB, cfg gateway.Config) *network {
 	t.Helper()
 	n := &network{guest: newGuest(t, false), events: make(chan event.Event, 100)}
 	n.sw = vnet.NewSwitch(vnet.SwitchOptions{})
-	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true, Queue: gateway.PortQueue})
-	for name, p := range map[string]vnet.Port{"guest": n.port, "gateway": outside} {
-		if _, err := n.sw.Attach(p, vnet.PortOptions{Name: name}); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := n.sw.Attach(n.port, vnet.PortOptions{Name: "guest"}); err != nil {
+		t.Fatal(err)
+	}
+	inside, err := n.sw.Plug(vnet.PortOptions{Name: "gateway", Offloads: true, Queue: gateway.PortQueue})
+	if err != nil {
+		t.Fatal(err)
 	}
 	cfg.Events = event.Func(func(e event.Event) { n.events <- e })
 	gw, err := gateway.New(inside, cfg)
