@@ -1,0 +1,118 @@
+package ext4
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"wolffia/internal/image/cpio"
+	"wolffia/internal/machine"
+	"wolffia/internal/machine/keeper"
+	"wolffia/internal/machine/machinetest"
+	"wolffia/internal/machine/uml"
+	"wolffia/internal/tree"
+	"wolffia/internal/tree/treetest"
+)
+
+func TestMain(m *testing.M) {
+	keeper.Main() // a machine's process tree is kept by a second run of this program
+	os.Exit(m.Run())
+}
+
+// inKernel boots a kernel with the image as /dev/ubdb and gives what init, a
+// shell script, says on the console and writes to /dev/ubdc.
+func inKernel(t *testing.T, image, init string) (said string, written []byte) {
+	t.Helper()
+	f := machinetest.UML(t)
+	r := f.Root(t)
+	for _, name := range []string{"cpio", "find", "umount", "touch", "rm", "mkdir", "mv", "ln", "sync"} {
+		must(t, r.Put("/bin/"+name, tree.Symlink("busybox")))
+	}
+	must(t, r.Put("/mnt", tree.Dir(0o755)))
+	script := "#!/bin/busybox sh\nexport PATH=/bin\nmount -t devtmpfs dev /dev\nmount -t proc proc /proc\n" + init + "\npoweroff -f\n"
+	must(t, r.Put("/init", tree.File(0o755, tree.Bytes(script))))
+	dir := t.TempDir()
+	out := filepath.Join(dir, "out")
+	must(t, os.WriteFile(out, nil, 0o600))
+	must(t, os.Truncate(out, 64<<20))
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	m, err := uml.Backend{}.Start(ctx, machine.Spec{
+		Name: "ext", Arch: "amd64", Kernel: f.Kernel, Dir: dir, Memory: 256 << 20,
+		Initramfs: []string{machinetest.WriteInitramfs(t, r)}, Cmdline: []string{"ubd1=" + image, "ubd2=" + out},
+	})
+	must(t, err)
+	console, err := io.ReadAll(m.Console())
+	must(t, err)
+	if exit := m.Wait(); !exit.Clean {
+		t.Fatalf("the machine ended with %+v:\n%s", exit, console)
+	}
+	written, err = os.ReadFile(out)
+	must(t, err)
+	return strings.ReplaceAll(string(console), "\r", ""), written
+}
+
+// TestKernel lets a real kernel list what was written, and then change it.
+func TestKernel(t *testing.T) {
+	sizes(t, func(t *testing.T, o Options) {
+		o.Free = 24 << 20
+		tr := treetest.Random(11, treetest.Options{Entries: 1500, MaxSize: 100_000})
+		must(t, tr.Put("/crowd", tree.Dir(0o755)))
+		for i := range 3000 {
+			must(t, tr.Put(fmt.Sprintf("/crowd/%s%d", strings.Repeat("x", i%60), i), tree.File(0o644, nil)))
+		}
+		h := reaches(int64(o.BlockSize), min(1<<40, int64((&collector{o: &o}).maxFile())))
+		must(t, tr.Put("/big", tree.Dir(0o755)))
+		must(t, tr.Put("/big/reaches", tree.File(0o644, h)))
+		name := image(t, tr, o)
+
+		said, written := inKernel(t, name, kernelScript(o, h))
+		for _, p := range h.pieces {
+			if want := fmt.Sprintf("PIECE %d %s\n", p.off, p.data); !strings.Contains(said, want) {
+				t.Errorf("the kernel does not read %q", want)
+			}
+		}
+		if !strings.Contains(said, "CHANGED 0\n") || strings.Contains(said, "EXT4-fs error") || strings.Contains(said, "EXT4-fs warning") {
+			t.Errorf("the kernel could not use the file system:\n%s", said)
+		}
+		got, err := cpio.Read(bytes.NewReader(written), cpio.ReadOptions{})
+		must(t, err)
+		tr.Remove("/big")
+		got.Remove("/lost+found")
+		treetest.Equal(t, got, tr)
+		fsck(t, name)
+		if n := len(read(t, name).Get("/crowd").Names()); n != 3000-300+2000 {
+			t.Errorf("after the kernel's changes the directory has %d entries", n)
+		}
+	})
+}
+
+// kernelScript lists everything, then fills and thins out a directory with an
+// index.
+func kernelScript(o Options, h *holey) string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "mount -t %s -o ro /dev/ubdb /mnt || echo FAILED\n", o.Type)
+	for _, p := range h.pieces {
+		fmt.Fprintf(&s, "echo PIECE %d $(dd if=/mnt/big/reaches bs=1 skip=%d count=%d 2>/dev/null)\n", p.off, p.off, len(p.data))
+	}
+	fmt.Fprintf(&s, `
+cd /mnt && find . -path ./big -prune -o -print0 | cpio -o -0 -H newc >/dev/ubdc; cd /
+umount /mnt
+mount -t %s /dev/ubdb /mnt || echo FAILED
+cd /mnt/crowd
+rm *7
+touch $(seq 10001 12000)
+mkdir d && mv 10005 d && ln d/10005 . && rm -r d
+cd /
+umount /mnt
+echo CHANGED $?
+dmesg | grep EXT
+`, o.Type)
+	return s.String()
+}
