@@ -117,40 +117,19 @@ func guestMain() {
 	os.Exit(0)
 }
 
-// guestPort makes a tap, or where /dev/net/tun is closed to us a veth pair with
-// a packet socket, which serves as well and slower.
+// guestPort makes a tap.
 func guestPort(vnetHdr bool) (int, error) {
-	if fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK, 0); err == nil {
-		ifr, _ := unix.NewIfreq("eth0")
-		flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
-		if vnetHdr {
-			flags |= unix.IFF_VNET_HDR
-		}
-		ifr.SetUint16(flags)
-		return fd, unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return 0, fmt.Errorf("the tests need taps: open /dev/net/tun: %w; sudo chmod 0666 /dev/net/tun", err)
 	}
+	ifr, _ := unix.NewIfreq("eth0")
+	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
 	if vnetHdr {
-		return 0, fmt.Errorf("no tap")
+		flags |= unix.IFF_VNET_HDR
 	}
-	if out, err := exec.Command("ip", strings.Fields("link add eth0 type veth peer name port0")...).CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("%v: %s", err, out)
-	}
-	for _, args := range []string{"link set port0 up", "link set eth0 gso_max_segs 1"} {
-		_ = exec.Command("ip", strings.Fields(args)...).Run()
-	}
-	if out, err := exec.Command("ethtool", "-K", "eth0", "tx", "off", "sg", "off", "tso", "off", "gso", "off").CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("ethtool: %v: %s", err, out)
-	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return 0, err
-	}
-	ifc, err := net.InterfaceByName("port0")
-	if err != nil {
-		return 0, err
-	}
-	_ = unix.SetsockoptInt(fd, unix.SOL_PACKET, 23 /* PACKET_IGNORE_OUTGOING */, 1)
-	return fd, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: 0x0300 /* ETH_P_ALL */, Ifindex: ifc.Index})
+	ifr.SetUint16(flags)
+	return fd, unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
 }
 
 // guest is a namespace with an interface eth0.
@@ -159,6 +138,8 @@ type guest struct {
 	pid  int
 	port vnet.Port
 	end  *os.File
+
+	router int // of benchmarks: the process that routes, 0 for this one
 }
 
 func newGuest(t testing.TB, vnetHdr bool) *guest {
@@ -194,13 +175,7 @@ func newGuest(t testing.TB, vnetHdr bool) *guest {
 	}
 	msgs, _ := unix.ParseSocketControlMessage(oob[:oobn])
 	rights, _ := unix.ParseUnixRights(&msgs[0])
-	file := os.NewFile(uintptr(rights[0]), "eth0")
-	if _, serr := unix.GetsockoptInt(rights[0], unix.SOL_SOCKET, unix.SO_TYPE); serr == nil {
-		g.port, err = wire.NewFD(file)
-	} else {
-		g.port, err = wire.NewTap(file, vnetHdr)
-	}
-	if err != nil {
+	if g.port, err = wire.NewTap(os.NewFile(uintptr(rights[0]), "eth0"), vnetHdr); err != nil {
 		t.Fatal(err)
 	}
 	return g

@@ -58,9 +58,8 @@ func Socketpair(kind Kind) (port *FD, guest *os.File, err error) {
 	return port, guest, nil
 }
 
-// NewFD makes a port of a SOCK_DGRAM or SOCK_SEQPACKET unix socket, or of a
-// packet(7) socket that is bound to an interface, and owns the file from then
-// on, also when it returns an error.
+// NewFD makes a port of a SOCK_DGRAM or SOCK_SEQPACKET unix socket, and owns
+// the file from then on, also when it returns an error.
 func NewFD(file *os.File) (*FD, error) {
 	fd, kind, err := takeFD(file)
 	if err != nil {
@@ -89,7 +88,7 @@ func takeFD(file *os.File) (fd, kind int, err error) {
 		if kind, err = unix.GetsockoptInt(int(old), unix.SOL_SOCKET, unix.SO_TYPE); err != nil {
 			return
 		}
-		if kind != unix.SOCK_DGRAM && kind != unix.SOCK_SEQPACKET && kind != unix.SOCK_RAW {
+		if kind != unix.SOCK_DGRAM && kind != unix.SOCK_SEQPACKET {
 			err = fmt.Errorf("its socket type %d keeps no frame boundaries; SOCK_DGRAM or SOCK_SEQPACKET is needed", kind)
 			return
 		}
