@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"wolffia/internal/tooltest"
+
 	"wolffia/internal/tree"
 )
 
@@ -22,7 +24,7 @@ var five = []string{"busybox-static", "dropbear-bin", "strace", "gdbserver", "tc
 // TestArchive resolves, fetches and unpacks from the real archive, and compares
 // the tree with what dpkg-deb makes of the same files.
 func TestArchive(t *testing.T) {
-	requireTool(t, "dpkg-deb", "dpkg")
+	tooltest.Require(t, "dpkg-deb", "dpkg")
 	for _, tc := range []struct{ release, arch, linker string }{
 		{"bookworm", "amd64", "/usr/lib64/ld-linux-x86-64.so.2"},
 		{"bookworm", "arm64", "/usr/lib/ld-linux-aarch64.so.1"},
@@ -145,7 +147,7 @@ func differ(g, w *tree.Node) string {
 // checkDatabase lets dpkg itself read the database that was written.
 func checkDatabase(t *testing.T, lock *Lock, u *Unpacked) {
 	t.Helper()
-	requireTool(t, "dpkg-query", "dpkg")
+	tooltest.Require(t, "dpkg-query", "dpkg")
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, subFS{u.Tree.FS(), strings.TrimPrefix(dpkgDir, "/")}); err != nil {
 		t.Fatal(err)

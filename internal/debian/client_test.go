@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -83,18 +82,6 @@ func (l *log) warnings() string {
 		}
 	}
 	return b.String()
-}
-
-// requireTool ends the test where a program is missing: in CI it has to be there.
-func requireTool(t testing.TB, tool, pkg string) {
-	t.Helper()
-	if _, err := exec.LookPath(tool); err == nil {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is missing: install the Debian package %s", tool, pkg)
-	}
-	t.Skipf("%s is missing: install the Debian package %s", tool, pkg)
 }
 
 func fileSum(t *testing.T, f *os.File) string {

@@ -12,26 +12,14 @@ import (
 	"strings"
 	"testing"
 
+	"wolffia/internal/tooltest"
+
 	"github.com/klauspost/compress/zstd"
 
 	"wolffia/internal/kernel"
 	"wolffia/internal/machine/machinetest"
 	"wolffia/internal/tree"
 )
-
-// requireTool finds a program, or fails in CI and skips elsewhere.
-func requireTool(t testing.TB, name, debianPackage string) string {
-	t.Helper()
-	p, err := exec.LookPath(name)
-	switch {
-	case err == nil:
-	case os.Getenv("CI") == "true":
-		t.Fatalf("%s is not installed (Debian package %s)", name, debianPackage)
-	default:
-		t.Skipf("%s is not installed (Debian package %s)", name, debianPackage)
-	}
-	return p
-}
 
 // uml is an unpacked user-mode-linux of a suite with its libc6.
 func uml(t *testing.T, suite string) (*kernel.Kernel, *tree.Tree) {
@@ -151,7 +139,7 @@ func TestClosureOfEverything(t *testing.T) {
 // Modules lose their debug information and nothing else: readelf and the real
 // kernel (machine/uml's tests load them) take them.
 func TestStripped(t *testing.T) {
-	readelf := requireTool(t, "readelf", "binutils")
+	readelf := tooltest.Require(t, "readelf", "binutils")
 	k, _ := uml(t, "bookworm")
 	mods, err := k.Closure([]string{"ipv6", "nf_conntrack"})
 	if err != nil {
@@ -210,7 +198,7 @@ func TestModuleTree(t *testing.T) {
 
 // Modules may be compressed in any of the kernel's ways.
 func TestCompressed(t *testing.T) {
-	xz := requireTool(t, "xz", "xz-utils")
+	xz := tooltest.Require(t, "xz", "xz-utils")
 	k, _ := uml(t, "bookworm")
 	plain, err := k.Closure([]string{"vfat"})
 	if err != nil {

@@ -11,24 +11,15 @@ import (
 	"strings"
 	"testing"
 
+	"wolffia/internal/tooltest"
+
 	"wolffia/internal/tree"
 )
-
-// requireTool skips the test where a tool is missing, and fails it in CI.
-func requireTool(t testing.TB, tool, pkg string) {
-	t.Helper()
-	if _, err := exec.LookPath(tool); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is needed: apt-get install %s", tool, pkg)
-		}
-		t.Skipf("%s is missing: apt-get install %s", tool, pkg)
-	}
-}
 
 // ldd asks the host's loader which files a program maps, with all links followed.
 func ldd(t *testing.T, program string) []string {
 	t.Helper()
-	requireTool(t, "ldd", "libc-bin")
+	tooltest.Require(t, "ldd", "libc-bin")
 	text, err := exec.Command("ldd", program).Output()
 	must(t, err)
 	var out []string
@@ -277,7 +268,7 @@ func TestPrune(t *testing.T) {
 
 // TestCache asks ldconfig to read what we write.
 func TestCache(t *testing.T) {
-	requireTool(t, "/sbin/ldconfig", "libc-bin")
+	tooltest.Require(t, "/sbin/ldconfig", "libc-bin")
 	base := small(t)
 	lib := elfFile{machine: x86, needed: []string{"libc.so.6"}}.bytes()
 	for _, name := range []string{"/opt/l/libx.so.2", "/opt/l/libx.so.10", "/opt/l/liba.so", "/opt/m/libx.so.10", "/usr/lib/x86_64-linux-gnu/libsys.so.1"} {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"wolffia/internal/tooltest"
+
 	"wolffia/internal/tree"
 )
 
@@ -123,7 +125,7 @@ func TestAccounts(t *testing.T) {
 
 // TestHashPassword compares with OpenSSL's own.
 func TestHashPassword(t *testing.T) {
-	requireTool(t, "openssl", "openssl")
+	tooltest.Require(t, "openssl", "openssl")
 	for _, password := range []string{"secret", "p", "correct horse battery staple, and then some more of it", "gr\u00fcn"} {
 		got, err := HashPassword("ann", password)
 		must(t, err)

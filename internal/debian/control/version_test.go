@@ -2,27 +2,13 @@ package control
 
 import (
 	"math/rand/v2"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
-)
 
-// requireTool gives the path of a program, or ends the test: by a failure in
-// CI, where nothing may be skipped.
-func requireTool(t testing.TB, tool, debianPackage string) string {
-	t.Helper()
-	path, err := exec.LookPath(tool)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is missing: apt-get install %s", tool, debianPackage)
-	}
-	t.Skipf("%s is missing: apt-get install %s", tool, debianPackage)
-	return ""
-}
+	"wolffia/internal/tooltest"
+)
 
 func TestParseVersion(t *testing.T) {
 	for text, want := range map[string]Version{
@@ -58,7 +44,7 @@ var sorted = []string{
 }
 
 func TestVersionOrder(t *testing.T) {
-	dpkg := requireTool(t, "dpkg", "dpkg")
+	dpkg := tooltest.Require(t, "dpkg", "dpkg")
 	versions := make([]Version, len(sorted))
 	for i, s := range sorted {
 		v, err := ParseVersion(s)
@@ -108,7 +94,7 @@ func dpkgCompare(t *testing.T, dpkg, a, b string) int {
 // TestVersionsLikeDpkg compares random pairs, made of few characters so that
 // they share long beginnings.
 func TestVersionsLikeDpkg(t *testing.T) {
-	dpkg := requireTool(t, "dpkg", "dpkg")
+	dpkg := tooltest.Require(t, "dpkg", "dpkg")
 	rnd := rand.New(rand.NewPCG(5, 6))
 	word := func(alphabet string) string {
 		var b strings.Builder

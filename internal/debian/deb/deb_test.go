@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/tooltest"
+
 	"github.com/klauspost/compress/gzip"
 )
 
@@ -78,7 +80,7 @@ func sameAsDpkg(t *testing.T, file string) *Control {
 }
 
 func TestRealPackages(t *testing.T) {
-	requireTool(t, "dpkg-deb", "dpkg")
+	tooltest.Require(t, "dpkg-deb", "dpkg")
 	scripts := map[string][]string{}
 	for _, file := range download(t, "base-files", "busybox-static", "dropbear-bin", "libc-bin") {
 		t.Run(filepath.Base(file), func(t *testing.T) {
@@ -118,7 +120,7 @@ func stage(t testing.TB, megabytes int) string {
 }
 
 func TestMadePackages(t *testing.T) {
-	requireTool(t, "dpkg-deb", "dpkg")
+	tooltest.Require(t, "dpkg-deb", "dpkg")
 	dir := stage(t, 1)
 	for _, args := range [][]string{
 		{"-Zgzip"}, {"-Zxz"}, {"-Zzstd"}, {"-Znone"},

@@ -6,19 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-)
 
-// requireTool gives the path of a program, or ends the test: by a failure in
-// CI, where nothing may be skipped.
-func requireTool(t testing.TB, tool, debianPackage string) string {
-	t.Helper()
-	path, err := exec.LookPath(tool)
-	if err == nil {
-		return path
-	}
-	missing(t, "%s is missing: apt-get install %s", tool, debianPackage)
-	return ""
-}
+	"wolffia/internal/tooltest"
+)
 
 func missing(t testing.TB, format string, args ...any) {
 	t.Helper()
@@ -50,7 +40,7 @@ func run(t testing.TB, dir, name string, args ...string) []byte {
 // lists of its own, so it needs no privilege.
 func download(t testing.TB, packages ...string) []string {
 	t.Helper()
-	requireTool(t, "apt-get", "apt")
+	tooltest.Require(t, "apt-get", "apt")
 	dir := t.TempDir()
 	for _, sub := range []string{"state/lists/partial", "cache/archives/partial", "out"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {

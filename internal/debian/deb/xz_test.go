@@ -12,13 +12,15 @@ import (
 	"sync"
 	"testing"
 
+	"wolffia/internal/tooltest"
+
 	"github.com/mikelolasagasti/xz"
 )
 
 // xzOf compresses with the reference tool.
 func xzOf(t testing.TB, data []byte, args ...string) []byte {
 	t.Helper()
-	cmd := exec.Command(requireTool(t, "xz", "xz-utils"), append([]string{"-c"}, args...)...)
+	cmd := exec.Command(tooltest.Require(t, "xz", "xz-utils"), append([]string{"-c"}, args...)...)
 	cmd.Stdin = bytes.NewReader(data)
 	out, err := cmd.Output()
 	if err != nil {
@@ -224,7 +226,7 @@ func kernelPackage(b *testing.B) string {
 }
 
 func BenchmarkExtractXZ(b *testing.B) {
-	requireTool(b, "dpkg-deb", "dpkg")
+	tooltest.Require(b, "dpkg-deb", "dpkg")
 	file := kernelPackage(b)
 	b.Run("wolffia", func(b *testing.B) {
 		out, err := os.Create(filepath.Join(b.TempDir(), "data.tar"))

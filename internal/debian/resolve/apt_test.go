@@ -11,23 +11,10 @@ import (
 	"sync"
 	"testing"
 
+	"wolffia/internal/tooltest"
+
 	"wolffia/internal/debian/control"
 )
-
-// requireTool gives the path of a program, or ends the test: by a failure in
-// CI, where nothing may be skipped.
-func requireTool(t testing.TB, tool, debianPackage string) string {
-	t.Helper()
-	path, err := exec.LookPath(tool)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is missing: apt-get install %s", tool, debianPackage)
-	}
-	t.Skipf("%s is missing: apt-get install %s", tool, debianPackage)
-	return ""
-}
 
 // apt is apt with folders of its own and nothing installed, on the host's
 // sources. It needs no privilege.
@@ -147,7 +134,7 @@ func (a *apt) install(names ...string) ([]string, error) {
 // archive gives apt and the index of the same lists.
 func archive(t testing.TB) (*apt, *Index) {
 	t.Helper()
-	requireTool(t, "apt-get", "apt")
+	tooltest.Require(t, "apt-get", "apt")
 	a, err := realApt()
 	if err != nil {
 		if os.Getenv("CI") == "true" {

@@ -11,24 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/tooltest"
+
 	"wolffia/internal/tree"
 	"wolffia/internal/tree/treetest"
 )
-
-// requireTool gives the path of a program that a test compares us with. In CI
-// its absence is a failure.
-func requireTool(t *testing.T, name, pkg string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is missing: install the Debian package %s", name, pkg)
-	}
-	t.Skipf("%s is missing: install the Debian package %s", name, pkg)
-	return ""
-}
 
 // run runs a tool in dir with the given input and gives its standard output.
 func run(t *testing.T, dir string, in []byte, argv ...string) []byte {
@@ -72,7 +59,7 @@ func sample() *tree.Tree {
 }
 
 func TestGNUList(t *testing.T) {
-	cpio := requireTool(t, "cpio", "cpio")
+	cpio := tooltest.Require(t, "cpio", "cpio")
 	got := string(run(t, "", write(t, sample(), Options{}), cpio, "-itvn", "--quiet"))
 	want := `
 drwxr-xr-x   2 0        0               0 Sep  9  2001 .
@@ -153,7 +140,7 @@ var unpackers = map[string]struct {
 func TestToolsUnpack(t *testing.T) {
 	for name, tool := range unpackers {
 		t.Run(name, func(t *testing.T) {
-			path := requireTool(t, name, tool.pkg)
+			path := tooltest.Require(t, name, tool.pkg)
 			for seed := range uint64(5) {
 				want := unprivileged(t, treetest.Random(seed, treetest.Options{Entries: 100}))
 				dir := t.TempDir()
@@ -219,7 +206,7 @@ func TestToolsPack(t *testing.T) {
 		{"cpio", "cpio", "newc"}, {"cpio", "cpio", "crc"}, {"bsdcpio", "libarchive-tools", "newc"},
 	} {
 		t.Run(c.tool+" "+c.format, func(t *testing.T) {
-			path := requireTool(t, c.tool, c.pkg)
+			path := tooltest.Require(t, c.tool, c.pkg)
 			for seed := range uint64(5) {
 				dir := unpack(t, unprivileged(t, treetest.Random(seed, treetest.Options{Entries: 100})))
 				want := truncate(fromDir(t, dir, tree.DirOptions{KeepOwners: true}))
@@ -240,7 +227,7 @@ func TestCompressors(t *testing.T) {
 		Gzip: {{"gzip", "-dc"}, {"gzip", "-9c"}},
 		Zstd: {{"zstd", "-dcq"}, {"zstd", "-qc", "--ultra", "-20", "--long=27"}},
 	} {
-		requireTool(t, string(c), string(c))
+		tooltest.Require(t, string(c), string(c))
 		if got := run(t, "", write(t, want, Options{Compression: c}), args[0]...); !bytes.Equal(got, plain) {
 			t.Errorf("%s gives other bytes back", c)
 		}

@@ -10,24 +10,11 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"wolffia/internal/tooltest"
+
 	"wolffia/internal/tree"
 	"wolffia/internal/tree/treetest"
 )
-
-// requireTool gives the path of a program that a test compares us with. In CI
-// its absence is a failure.
-func requireTool(t *testing.T, name, pkg string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is missing: install the Debian package %s", name, pkg)
-	}
-	t.Skipf("%s is missing: install the Debian package %s", name, pkg)
-	return ""
-}
 
 // run runs a tool in dir with the given input and gives its standard output.
 func run(t *testing.T, dir string, in []byte, argv ...string) []byte {
@@ -72,7 +59,7 @@ func sample() *tree.Tree {
 }
 
 func TestGNUList(t *testing.T) {
-	tar := requireTool(t, "tar", "tar")
+	tar := tooltest.Require(t, "tar", "tar")
 	got := string(run(t, "", write(t, sample(), WriteOptions{}), tar, "--numeric-owner", "--full-time", "-tvf", "-"))
 	want := `
 drwxr-xr-x 0/0               0 2001-09-09 01:46:40 ./
@@ -152,8 +139,8 @@ func TestToolsBothWays(t *testing.T) {
 		{"bsdtar", "libarchive-tools", "-xpf -", []string{"--format=pax", "--format=gnutar", "--format=pax -z"}},
 	} {
 		t.Run(c.tool, func(t *testing.T) {
-			path := requireTool(t, c.tool, c.pkg)
-			requireTool(t, "zstd", "zstd")
+			path := tooltest.Require(t, c.tool, c.pkg)
+			tooltest.Require(t, "zstd", "zstd")
 			for seed := range uint64(3) {
 				want := unprivileged(t, treetest.Random(seed, treetest.Options{Entries: 100}))
 				unpack := func() string {
@@ -186,7 +173,7 @@ func TestToolsBothWays(t *testing.T) {
 
 // The old formats hold short names only.
 func TestOldFormats(t *testing.T) {
-	tar := requireTool(t, "tar", "tar")
+	tar := tooltest.Require(t, "tar", "tar")
 	want := unprivileged(t, sample())
 	dir := t.TempDir()
 	run(t, dir, write(t, want, WriteOptions{}), tar, "--warning=no-timestamp", "-xpf", "-")
@@ -205,7 +192,7 @@ func TestOldFormats(t *testing.T) {
 
 // All forms of GNU tar's sparse files.
 func TestSparse(t *testing.T) {
-	tar := requireTool(t, "tar", "tar")
+	tar := tooltest.Require(t, "tar", "tar")
 	dir := t.TempDir()
 	f, err := os.Create(filepath.Join(dir, "sparse"))
 	if err != nil {
