@@ -1,10 +1,6 @@
 package ext4
 
-import (
-	"encoding/binary"
-
-	"wolffia/internal/tree"
-)
+import "wolffia/internal/tree"
 
 // The journal ("4.5 Journal (jbd2)"). Its numbers are big-endian.
 const (
@@ -31,7 +27,6 @@ func (w *writer) writeJournal() error {
 	if err != nil {
 		return err
 	}
-	be := binary.BigEndian
 	be.PutUint32(b[0x0:], journalMagic)
 	be.PutUint32(b[0x4:], journalSuperV2)
 	be.PutUint32(b[0xC:], uint32(w.o.BlockSize))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -115,4 +116,51 @@ echo CHANGED $?
 dmesg | grep EXT
 `, o.Type)
 	return s.String()
+}
+
+// TestReplay reads a file system whose kernel stopped while it was in use, and
+// compares with what e2fsck makes of it.
+func TestReplay(t *testing.T) {
+	for _, o := range []Options{{Type: Ext3, BlockSize: 1024}, {Type: Ext4}, {Type: Ext4, Checksums: true, BlockSize: 2048}, {Type: Ext4, Checksums: true, wide: true}} {
+		t.Run(fmt.Sprintf("%s %d %t", o.Type, o.BlockSize, o.Checksums), func(t *testing.T) {
+			o.Free, o.Inodes = 24<<20, 5000
+			name := image(t, treetest.Random(13, treetest.Options{Entries: 300}), o)
+			said, _ := inKernel(t, name, fmt.Sprintf(`
+mount -t %s -o data=journal /dev/ubdb /mnt || echo FAILED
+cd /mnt
+mkdir crowd gone
+for i in $(seq 500); do echo $i >crowd/$i; echo $i >gone/$i; done
+sync
+rm -r gone
+for i in $(seq 20); do dd if=/bin/busybox of=big-$i bs=4k count=20 2>/dev/null; done
+echo wxyz | tr wxyz '\300\073\071\230' >journal-magic
+sync
+touch crowd/late
+`, o.Type))
+			if strings.Contains(said, "FAILED") {
+				t.Fatal(said)
+			}
+			fs := open(t, name)
+			if i := fs.Info(); i.Clean || i.Replayed == 0 {
+				t.Fatalf("there was nothing to play back: %+v", i)
+			}
+			got, err := fs.Tree(TreeOptions{})
+			must(t, err)
+			if b, err := got.ReadFile("/journal-magic", 9); err != nil || string(b) != "\xC0\x3B\x39\x98\n" {
+				t.Errorf("a file that looks like the journal's own blocks has %q, %v", b, err)
+			}
+			if got.Get("/gone") != nil || len(got.Get("/crowd").Names()) < 500 || got.Get("/big-20") == nil {
+				t.Error("the journal's last transactions are missing")
+			}
+			var before strings.Builder
+			must(t, tree.Manifest(&before, got))
+			out, _ := exec.Command(requireTool(t, "e2fsck", "e2fsprogs"), "-fy", name).CombinedOutput()
+			fsck(t, name)
+			var after strings.Builder
+			must(t, tree.Manifest(&after, read(t, name)))
+			if before.String() != after.String() {
+				t.Errorf("e2fsck makes another tree of it:\n%s", out)
+			}
+		})
+	}
 }
