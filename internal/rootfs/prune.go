@@ -32,9 +32,11 @@ var documents = []string{
 var opened = map[string][]string{
 	"libpam.so.0":    {"/usr/lib/*/security/*.so", "/etc/pam.conf", "/etc/pam.d/*", "/etc/security/*"},
 	"libcrypto.so.3": {"/usr/lib/*/ossl-modules/*.so", "/etc/ssl/openssl.cnf", "/usr/lib/ssl/openssl.cnf"},
-	"libc.so.6":      {"/usr/lib/*/libnss_files.so.2", "/usr/lib/*/libnss_dns.so.2", "/lib/*/libnss_files.so.2", "/lib/*/libnss_dns.so.2"},
-	// pthread_cancel and pthread_exit load it.
-	"libpthread.so.0": {"/usr/lib/*/libgcc_s.so.1"},
+	// pthread_cancel and pthread_exit load libgcc_s, out of libpthread before
+	// glibc 2.34.
+	"libc.so.6": {"/usr/lib/*/libnss_files.so.2", "/usr/lib/*/libnss_dns.so.2", "/lib/*/libnss_files.so.2", "/lib/*/libnss_dns.so.2",
+		"/usr/lib/*/libgcc_s.so.1", "/lib/*/libgcc_s.so.1"},
+	"libpthread.so.0": {"/usr/lib/*/libgcc_s.so.1", "/lib/*/libgcc_s.so.1"},
 }
 
 // always stays, whoever brings it: who the system is, and where libraries are.
