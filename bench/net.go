@@ -191,14 +191,16 @@ func (n *netns) slirp(ctx context.Context, mtu int, flags ...string) (stop func(
 // router is wolffia's switch with a gateway, as a lab has it.
 func router(port vnet.Port, mtu int) (stop func(), err error) {
 	sw := vnet.NewSwitch(vnet.SwitchOptions{})
-	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true, Queue: gateway.PortQueue})
-	for name, p := range map[string]vnet.Port{"guest": port, "gateway": inside} {
-		if _, err := sw.Attach(p, vnet.PortOptions{Name: name}); err != nil {
-			sw.Close()
-			return nil, err
-		}
+	if _, err := sw.Attach(port, vnet.PortOptions{Name: "guest"}); err != nil {
+		sw.Close()
+		return nil, err
 	}
-	gw, err := gateway.New(outside, gateway.Config{MTU: mtu})
+	inside, err := sw.Plug(vnet.PortOptions{Name: "gateway", Offloads: true, Queue: gateway.PortQueue})
+	if err != nil {
+		sw.Close()
+		return nil, err
+	}
+	gw, err := gateway.New(inside, gateway.Config{MTU: mtu})
 	if err != nil {
 		sw.Close()
 		return nil, err

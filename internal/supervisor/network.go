@@ -35,12 +35,11 @@ func (s *Session) openNetworks() error {
 
 // open plugs a gateway into the switch.
 func (n *network) open(cfg gateway.Config) error {
-	inside, outside := vnet.Pipe(vnet.PipeOptions{Offloads: true, Queue: gateway.PortQueue})
-	if _, err := n.sw.Attach(inside, vnet.PortOptions{Name: "gateway"}); err != nil {
-		outside.Close()
+	port, err := n.sw.Plug(vnet.PortOptions{Name: "gateway", Offloads: true, Queue: gateway.PortQueue})
+	if err != nil {
 		return fmt.Errorf("network %s: %w", n.name, err)
 	}
-	gw, err := gateway.New(outside, cfg)
+	gw, err := gateway.New(port, cfg)
 	if err != nil {
 		return fmt.Errorf("network %s: %w", n.name, err)
 	}
