@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/tooltest"
+
 	"wolffia/internal/vnet"
 	"wolffia/internal/vnet/gateway"
 )
@@ -64,7 +66,7 @@ func newDirect(b *testing.B, vnetHdr bool) *guest {
 }
 
 func newSlirp(b *testing.B) *guest {
-	requireTool(b, "slirp4netns", "slirp4netns")
+	tooltest.Require(b, "slirp4netns", "slirp4netns")
 	g := newGuest(b, false)
 	g.port.Close()
 	r, w, err := os.Pipe()
@@ -86,7 +88,7 @@ func newSlirp(b *testing.B) *guest {
 }
 
 func iperfServer(b *testing.B) string {
-	requireTool(b, "iperf3", "iperf3")
+	tooltest.Require(b, "iperf3", "iperf3")
 	const port = "5201"
 	cmd := exec.Command("iperf3", "-s", "-B", "127.0.0.1", "-p", port, "--forceflush")
 	out, err := cmd.StdoutPipe()

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/tooltest"
+
 	"golang.org/x/sys/unix"
 
 	"wolffia/internal/event"
@@ -144,7 +146,7 @@ type guest struct {
 
 func newGuest(t testing.TB, vnetHdr bool) *guest {
 	t.Helper()
-	requireTool(t, "nsenter", "util-linux")
+	tooltest.Require(t, "nsenter", "util-linux")
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +186,7 @@ func newGuest(t testing.TB, vnetHdr bool) *guest {
 // command runs in the guest's network.
 func (g *guest) command(ctx context.Context, args ...string) *exec.Cmd {
 	g.t.Helper()
-	requireTool(g.t, args[0], pkgOf[args[0]])
+	tooltest.Require(g.t, args[0], pkgOf[args[0]])
 	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(g.pid), "-n", "--"}, args...)...)
 	// A shell's children end with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -273,16 +275,6 @@ func newStatic(t testing.TB, cfg gateway.Config) *network {
 	n := newNetwork(t, cfg)
 	n.static()
 	return n
-}
-
-func requireTool(t testing.TB, tool, pkg string) {
-	t.Helper()
-	if _, err := exec.LookPath(tool); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is needed: apt install %s", tool, pkg)
-		}
-		t.Skipf("%s is needed: apt install %s", tool, pkg)
-	}
 }
 
 // listenTCP serves TCP connections of the host's until the test ends.

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	"wolffia/internal/tooltest"
+
 	"golang.org/x/sys/unix"
 
 	"wolffia/internal/host"
@@ -64,7 +66,7 @@ func TestFDNeedsFrameBoundaries(t *testing.T) {
 // TestTap joins two taps by a kernel bridge, in a namespace of its own. Where
 // /dev/net/tun is closed to us, the error must say how to open it.
 func TestTap(t *testing.T) {
-	requireTool(t, "ip", "iproute2")
+	tooltest.Require(t, "ip", "iproute2")
 	if os.Getenv(inNamespaceEnv) == "" {
 		runInNamespace(t)
 		return
@@ -143,16 +145,6 @@ func ip(t *testing.T, args string) {
 	out, err := exec.Command("sh", "-c", "ip "+args).CombinedOutput()
 	if err != nil {
 		t.Errorf("ip %s: %v\n%s", args, err, out)
-	}
-}
-
-func requireTool(t *testing.T, tool, pkg string) {
-	t.Helper()
-	if _, err := exec.LookPath(tool); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is needed: apt install %s", tool, pkg)
-		}
-		t.Skipf("%s is needed: apt install %s", tool, pkg)
 	}
 }
 
