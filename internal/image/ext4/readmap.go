@@ -66,7 +66,7 @@ func (m *fileMap) findExtent(c *cache, n uint64) (stretch, error) {
 			return stretch{0, high - n}, nil
 		}
 		e := entries[extentSize*(i-1):]
-		if at(i-1) < low {
+		if at(i-1) < low || i > 1 && at(i-2) >= at(i-1) {
 			return stretch{}, errors.New("the extent tree's entries are out of order")
 		}
 		low = at(i - 1)
