@@ -11,9 +11,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
+
+	xterm "golang.org/x/term"
 
 	"wolffia/internal/event"
 )
@@ -36,6 +40,13 @@ const patience = 150 * time.Millisecond
 // frame is how often the bars are drawn again.
 const frame = 100 * time.Millisecond
 
+// maxBars is how many bars are drawn at one time, and maxHeld how many notes
+// and warnings are held back while paused; later ones are dropped, and counted.
+const (
+	maxBars = 8
+	maxHeld = 50
+)
+
 // maxTasks bounds the tasks that are followed at one time; further ones are
 // not shown.
 const maxTasks = 4096
@@ -52,6 +63,8 @@ type Renderer struct {
 	order  []string
 	drawn  int // bar lines on the screen now
 	paused bool
+	held   []string // notes and warnings for the end of the pause
+	lost   int      // those that found no room in held
 	stop   chan struct{}
 	wake   chan struct{} // a task began while there was none
 	done   sync.WaitGroup
@@ -72,7 +85,8 @@ func New(out io.Writer, style Style) *Renderer {
 	return r
 }
 
-// Close wipes the bars and ends the renderer's goroutine.
+// Close wipes the bars, writes what a pause held back, and ends the renderer's
+// goroutine.
 func (r *Renderer) Close() {
 	r.mu.Lock()
 	select {
@@ -82,13 +96,12 @@ func (r *Renderer) Close() {
 	}
 	r.mu.Unlock()
 	r.done.Wait()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.wipe()
+	r.setPaused(false)
 }
 
-// Pause wipes the bars and holds further ones back until Resume, while
-// something else owns the terminal. Warnings and notes are still written.
+// Pause wipes the bars and holds everything back until Resume or Close, while
+// something else owns the terminal or the stream. JSON goes on: whoever asked
+// for it wants it as it comes.
 func (r *Renderer) Pause() { r.setPaused(true) }
 
 // Resume ends Pause.
@@ -97,8 +110,18 @@ func (r *Renderer) Resume() { r.setPaused(false) }
 func (r *Renderer) setPaused(p bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.wipe()
-	r.paused = p
+	var out strings.Builder
+	r.wipe(&out)
+	if r.paused = p; !p {
+		for _, line := range r.held {
+			out.WriteString(line + "\n")
+		}
+		if r.lost > 0 {
+			fmt.Fprintf(&out, "wolffia: warning: %d further warnings are not shown\n", r.lost)
+		}
+		r.held, r.lost = nil, 0
+	}
+	r.write(&out)
 }
 
 // Emit takes an event.
@@ -139,12 +162,26 @@ func (r *Renderer) Emit(e event.Event) {
 		if r.style == Quiet && e.Kind == event.Note {
 			return
 		}
-		r.wipe()
 		prefix := ""
 		if e.Kind == event.Warn {
 			prefix = "warning: "
 		}
-		r.line("wolffia: " + prefix + message(e))
+		r.say("wolffia: " + prefix + Clean(message(e)))
+	}
+}
+
+// say writes a line above the bars, now or at the end of a pause.
+func (r *Renderer) say(line string) {
+	switch {
+	case !r.paused:
+		var out strings.Builder
+		r.wipe(&out)
+		out.WriteString(line + "\n")
+		r.write(&out)
+	case len(r.held) < maxHeld:
+		r.held = append(r.held, line)
+	default:
+		r.lost++
 	}
 }
 
@@ -197,36 +234,60 @@ func (r *Renderer) draw() {
 	if r.paused {
 		return
 	}
+	var out strings.Builder
 	if r.style == Bars {
-		r.wipe()
+		r.wipe(&out)
 	}
-	now := r.now()
+	now, columns := r.now(), r.columns()
 	for _, k := range r.order {
 		t := r.tasks[k]
 		if now.Sub(t.since) < patience {
 			continue
 		}
-		if r.style == Lines {
-			if !t.shown {
-				t.shown = true
-				r.line("wolffia: " + message(event.Event{Task: t.Task, Subject: t.Subject}) + size(t.Event))
-			}
-			continue
-		}
-		if r.drawn < 8 {
-			r.line(bar(t.Event))
+		switch {
+		case r.style == Lines && !t.shown:
+			t.shown = true
+			out.WriteString("wolffia: " + Clean(message(event.Event{Task: t.Task, Subject: t.Subject})) + size(t.Event) + "\n")
+		case r.style == Bars && r.drawn < maxBars:
+			out.WriteString(cut(bar(t.Event), columns) + "\n")
 			r.drawn++
 		}
 	}
+	r.write(&out)
 }
 
-func (r *Renderer) line(s string) { io.WriteString(r.out, s+"\n") }
+// columns is how many letters fit in a line: one more would wrap, and the
+// bars could not be wiped.
+func (r *Renderer) columns() int {
+	if f, ok := r.out.(*os.File); ok && r.style == Bars {
+		if n, _, err := xterm.GetSize(int(f.Fd())); err == nil && n > 1 {
+			return n - 1
+		}
+	}
+	return 79
+}
 
-func (r *Renderer) wipe() {
+// write shows what was put together, at once so that nothing flickers.
+func (r *Renderer) write(out *strings.Builder) {
+	if out.Len() > 0 {
+		io.WriteString(r.out, out.String())
+	}
+}
+
+// wipe takes the bars off the screen.
+func (r *Renderer) wipe(out *strings.Builder) {
 	if r.drawn > 0 {
-		fmt.Fprintf(r.out, "\x1b[%dA\x1b[J", r.drawn)
+		fmt.Fprintf(out, "\x1b[%dA\x1b[J", r.drawn)
 		r.drawn = 0
 	}
+}
+
+// cut shortens s to n letters.
+func cut(s string, n int) string {
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	return string([]rune(s)[:max(n-1, 0)]) + "…"
 }
 
 func size(e event.Event) string {
@@ -236,20 +297,17 @@ func size(e event.Event) string {
 	return " (" + Bytes(e.Total) + ")"
 }
 
-// bar is one line of at most 79 columns.
+// bar is one line about a task.
 func bar(e event.Event) string {
 	const width = 24
-	label := strings.TrimSpace(e.Task + " " + e.Subject)
-	if len(label) > 34 {
-		label = label[:33] + "…"
-	}
+	label := cut(Clean(strings.TrimSpace(e.Task+" "+e.Subject)), 34)
 	if e.Total <= 0 {
 		if e.Current > 0 && e.Unit == event.Bytes {
 			return fmt.Sprintf("%-34s %s", label, Bytes(e.Current))
 		}
 		return fmt.Sprintf("%-34s …", label)
 	}
-	full := int(min(e.Current, e.Total) * width / e.Total)
+	full := int(float64(max(0, min(e.Current, e.Total))) / float64(e.Total) * width)
 	count := fmt.Sprintf("%d/%d", e.Current, e.Total)
 	if e.Unit == event.Bytes {
 		count = Bytes(e.Current) + "/" + Bytes(e.Total)

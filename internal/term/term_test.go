@@ -6,6 +6,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"wolffia/internal/event"
 )
@@ -53,5 +54,50 @@ func TestJSONGivesEveryEvent(t *testing.T) {
 	r.Close()
 	if want := "{\"kind\":\"begin\",\"task\":\"boot\"}\n{\"kind\":\"done\",\"task\":\"boot\"}\n"; out.String() != want {
 		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
+// TestPauseHoldsBack: a warning used to land in the middle of the output of
+// the command that runs in the machine.
+func TestPauseHoldsBack(t *testing.T) {
+	var out bytes.Buffer
+	r := New(&out, Quiet)
+	r.Pause()
+	for range maxHeld + 2 {
+		r.Emit(event.Event{Kind: event.Warn, Message: "odd"})
+	}
+	if out.Len() != 0 {
+		t.Errorf("written while paused: %q", out.String())
+	}
+	r.Close()
+	want := strings.Repeat("wolffia: warning: odd\n", maxHeld) + "wolffia: warning: 2 further warnings are not shown\n"
+	if out.String() != want {
+		t.Errorf("after the pause: %q", out.String())
+	}
+}
+
+// TestForeignTextIsHarmless: what a guest or an archive says must not drive
+// the person's terminal.
+func TestForeignTextIsHarmless(t *testing.T) {
+	var out bytes.Buffer
+	r := New(&out, Quiet)
+	r.Emit(event.Event{Kind: event.Warn, Message: "a\x1b]0;title\x07b\u009b2Jc\xffd\u202ee\r"})
+	r.Close()
+	want := "wolffia: warning: a\ufffd]0;title\ufffdb\ufffd2Jc\ufffdd\ufffde\ufffd\n"
+	if out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
+// TestBarsKeepLettersWhole: a long name used to be cut within a letter, and a
+// total of many bytes to overflow.
+func TestBarsKeepLettersWhole(t *testing.T) {
+	e := event.Event{Task: "download", Subject: strings.Repeat("ä", 60), Current: 1 << 60, Total: 1 << 60, Unit: event.Bytes}
+	got := bar(e)
+	if !utf8.ValidString(got) || !strings.Contains(got, strings.Repeat("━", 24)) {
+		t.Errorf("%q", got)
+	}
+	if n := utf8.RuneCountInString(cut(got, 20)); n != 20 {
+		t.Errorf("cut to %d letters, not 20", n)
 	}
 }
