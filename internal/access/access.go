@@ -9,7 +9,7 @@
 // command, with and without a terminal. Port forwarding, agents and passwords
 // are deliberately absent.
 //
-//	c, err := access.Dial(ctx, conn, access.Config{Key: keys.Client, HostKey: keys.Host.PublicKey()})
+//	c, err := access.Dial(ctx, conn, "root", keys)
 //	status, err := c.Run(ctx, access.Command{Argv: []string{"uname", "-a"}, Stdout: os.Stdout})
 package access
 
@@ -141,23 +141,52 @@ const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 // endOfFile is what a person types to end the input, Ctrl-D.
 const endOfFile = 4
 
+// maxLine is how long a command line may be for dropbear to take it (9000
+// bytes, MAX_CMD_LEN in its sysoptions.h), with room to spare.
+const maxLine = 8192
+
 // Run starts the command and waits for its end and the last byte it wrote.
 // The error is about the connection; a program that fails is a Status. When ctx
 // ends, so does Run, with the cause: the guest is told to kill the program, but
-// not waited for.
+// not waited for. When ctx ends before the program has started, the connection
+// is closed, because a guest that hangs would never answer.
 func (c *Client) Run(ctx context.Context, cmd Command) (Status, error) {
+	line := shellLine(cmd)
+	if len(line) > maxLine {
+		var err error
+		if line, err = c.leave(ctx, line); err != nil {
+			return Status{}, fmt.Errorf("hand over the command, which is long: %w", err)
+		}
+	}
+	return c.run(ctx, cmd, line)
+}
+
+// leave puts a command line that is too long for ssh into a file of the guest,
+// and gives one that runs the file, which removes itself first.
+func (c *Client) leave(ctx context.Context, line string) (string, error) {
+	var name, errs bytes.Buffer
+	st, err := c.run(ctx, Command{Stdin: strings.NewReader(line), Stdout: &name, Stderr: &errs},
+		"umask 077 && f=$(mktemp /tmp/wolffia.XXXXXX) && { echo rm -f $f; cat; } >$f && echo $f")
+	if err == nil && st.Code != 0 {
+		err = fmt.Errorf("exit status %d: %s", st.Code, bytes.TrimSpace(errs.Bytes()))
+	}
+	return ". " + Quote(strings.TrimSuffix(name.String(), "\n")), err
+}
+
+// run starts a command line and waits for it.
+func (c *Client) run(ctx context.Context, cmd Command, line string) (_ Status, err error) {
+	stop := context.AfterFunc(ctx, func() { c.ssh.Close() })
+	defer stop()
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+	}()
 	s, err := c.ssh.NewSession()
 	if err != nil {
 		return Status{}, fmt.Errorf("open a session: %w", err)
 	}
 	defer s.Close()
-	// A server may keep a channel open until the program has ended by itself
-	// (dropbear does), so closing it is not enough.
-	defer context.AfterFunc(ctx, func() {
-		s.Signal(ssh.SIGKILL)
-		s.Close()
-	})()
-
 	s.Stdout, s.Stderr = discardNil(cmd.Stdout), discardNil(cmd.Stderr)
 	stdin, err := s.StdinPipe()
 	if err != nil {
@@ -169,7 +198,7 @@ func (c *Client) Run(ctx context.Context, cmd Command) (Status, error) {
 			return Status{}, fmt.Errorf("ask the machine for a terminal: %w", err)
 		}
 	}
-	if line := shellLine(cmd); line == "" {
+	if line == "" {
 		err = s.Shell()
 	} else {
 		err = s.Start(line)
@@ -177,6 +206,15 @@ func (c *Client) Run(ctx context.Context, cmd Command) (Status, error) {
 	if err != nil {
 		return Status{}, fmt.Errorf("start the command: %w", err)
 	}
+	if !stop() {
+		return Status{}, context.Cause(ctx)
+	}
+	// A server may keep a channel open until the program has ended by itself
+	// (dropbear does), so closing it is not enough.
+	defer context.AfterFunc(ctx, func() {
+		s.Signal(ssh.SIGKILL)
+		s.Close()
+	})()
 
 	// The input's copier is not waited for: it may sit in a read that only the
 	// person at the keyboard can end.

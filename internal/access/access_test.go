@@ -137,3 +137,113 @@ func TestDialEndsWithItsContext(t *testing.T) {
 		t.Error("logged in to nobody")
 	}
 }
+
+// shellServer is an ssh server that runs what it is asked to with sh, and
+// refuses long command lines as dropbear does.
+func shellServer(t *testing.T, conn net.Conn, keys Keys) {
+	cfg := &ssh.ServerConfig{NoClientAuth: true}
+	signer, err := ssh.NewSignerFromKey(keys.Host)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	cfg.AddHostKey(signer)
+	_, channels, requests, err := ssh.NewServerConn(conn, cfg)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	go ssh.DiscardRequests(requests)
+	for nc := range channels {
+		ch, requests, err := nc.Accept()
+		if err != nil {
+			return
+		}
+		for r := range requests {
+			var run struct{ Command string }
+			ok := r.Type == "exec" && ssh.Unmarshal(r.Payload, &run) == nil && len(run.Command) <= 9000
+			r.Reply(ok, nil)
+			if !ok {
+				continue
+			}
+			cmd := exec.Command("sh", "-c", run.Command)
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = ch, ch, ch.Stderr()
+			code := uint32(0)
+			if cmd.Run() != nil {
+				code = uint32(cmd.ProcessState.ExitCode())
+			}
+			ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Code uint32 }{code}))
+			ch.Close()
+		}
+	}
+}
+
+// dialServer logs in to serve, which runs until the test ends.
+func dialServer(t *testing.T, serve func(net.Conn, Keys)) *Client {
+	keys, _ := testKeys(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if conn, err := l.Accept(); err == nil {
+			serve(conn, keys)
+		}
+	}()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := Dial(context.Background(), conn, "root", keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		client.Close()
+		l.Close()
+		<-done
+	})
+	return client
+}
+
+// TestLongCommand: dropbear takes 9000 bytes, and longer scripts used to fail.
+func TestLongCommand(t *testing.T) {
+	client := dialServer(t, func(c net.Conn, k Keys) { shellServer(t, c, k) })
+	long := strings.Repeat("x'\xff\n", 10000)
+	out, err := client.Output(context.Background(), "printf", "%s", long)
+	if err != nil || string(out) != long {
+		t.Errorf("%d bytes came back of %d: %v", len(out), len(long), err)
+	}
+	st, err := client.Run(context.Background(), Command{Argv: []string{"sh", "-c", "cat; exit 7 #" + long}, Stdin: strings.NewReader("in")})
+	if err != nil || st.Code != 7 {
+		t.Errorf("status %+v, %v", st, err)
+	}
+}
+
+// TestRunEndsWithItsContext: a guest that never answered a request for a
+// session could not be left.
+func TestRunEndsWithItsContext(t *testing.T) {
+	client := dialServer(t, func(conn net.Conn, k Keys) {
+		cfg := &ssh.ServerConfig{NoClientAuth: true}
+		signer, err := ssh.NewSignerFromKey(k.Host)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		cfg.AddHostKey(signer)
+		c, _, requests, err := ssh.NewServerConn(conn, cfg)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		go ssh.DiscardRequests(requests)
+		c.Wait() // and say nothing
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := client.Run(ctx, Command{Argv: []string{"true"}}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("it ended with %v", err)
+	}
+}
