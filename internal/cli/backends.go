@@ -136,7 +136,7 @@ func keepLog(env Env, err error) {
 	if rerr == nil {
 		rerr = os.WriteFile(to, data, 0o600)
 	}
-	if start.Log = to; rerr != nil {
+	if start.Log = to; rerr != nil || len(data) == 0 { // one that did not come as far as its console
 		start.Log = ""
 	}
 }

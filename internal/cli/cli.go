@@ -189,9 +189,14 @@ func report(ctx context.Context, w io.Writer, err error) int {
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", " ") }
 
-// reportStart is the one report about a machine that did not come up.
+// reportStart is the one report about a machine that did not come up, or did
+// not stay up.
 func reportStart(w io.Writer, e *machine.StartError) {
-	fmt.Fprintf(w, "wolffia: machine %q did not come up\n", e.Machine)
+	what := "did not come up"
+	if e.Stage == "running" {
+		what = "died"
+	}
+	fmt.Fprintf(w, "wolffia: machine %q %s\n", e.Machine, what)
 	row := func(label, text string) {
 		if text != "" {
 			fmt.Fprintf(w, "  %-8s %s\n", label, text)

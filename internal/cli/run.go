@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -161,8 +162,15 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 		return err
 	}
 	screen.Pause()
+	var watching sync.WaitGroup
+	defer watching.Wait()
 	running, end := context.WithCancelCause(ctx)
 	defer end(nil)
+	watching.Go(func() {
+		if gone(running, s) {
+			end(errGone)
+		}
+	})
 	cmd := access.Command{Argv: argv, Stdin: env.Stdin, Stdout: &output{env.Stdout, end}, Stderr: &output{env.Stderr, end}}
 	in, out := int(env.Stdin.Fd()), int(env.Stdout.Fd())
 	if o.tty || !o.noTTY && xterm.IsTerminal(in) && xterm.IsTerminal(out) {
@@ -181,13 +189,48 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 		return nil
 	case err == nil:
 		return statusError(status.Code)
-	case ctx.Err() == nil && running.Err() != nil:
+	case running.Err() != nil && context.Cause(running) != errGone:
 		return context.Cause(running)
 	}
-	if exit, ended := s.Ended(); ended {
-		return exit.Err(s.Name(), "running")
+	select { // a connection that breaks is nearly always the machine's end
+	case <-s.Over():
+	case <-time.After(powerOff):
 	}
-	return err
+	exit, ended := s.Ended()
+	switch {
+	case !ended:
+		return err
+	case exit.Clean:
+		return fmt.Errorf("machine %q ended before the command did: it was powered off from inside", s.Name())
+	}
+	return exit.Err(s.Name(), "running")
+}
+
+// errGone is the machine's end while a command runs in it.
+var errGone = errors.New("the machine has ended")
+
+// lastWords is how long, after a machine's end, what the command wrote last may
+// take to arrive; powerOff is how long a machine may take to end after the
+// connection.
+const (
+	lastWords = time.Second
+	powerOff  = 10 * time.Second
+)
+
+// gone waits for the machine's end and the last words; false means that ctx
+// ended first.
+func gone(ctx context.Context, s *supervisor.Session) bool {
+	select {
+	case <-s.Over():
+	case <-ctx.Done():
+		return false
+	}
+	select {
+	case <-time.After(lastWords):
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // output is where a command's output goes. When it can't be written the command

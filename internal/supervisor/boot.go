@@ -3,7 +3,9 @@ package supervisor
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"time"
@@ -18,8 +20,14 @@ const (
 	stageReady  = "ready"
 )
 
-// maxStatusLine bounds a line that a guest reports, in bytes.
-const maxStatusLine = 4096
+// stageRunning is what comes after them.
+const stageRunning = "running"
+
+// Bounds on what a guest may report: bytes of a line, and errors.
+const (
+	maxStatusLine = 4096
+	maxFaults     = 20
+)
 
 // boot follows a machine as it comes up.
 type boot struct {
@@ -46,16 +54,23 @@ func watch(m machine.Machine, patience time.Duration, events event.Sink, name st
 	}
 	news := make(chan struct{}, 1)
 	events.Emit(event.Event{Kind: event.Begin, Task: "boot", Subject: name})
-	b.done.Go(func() { b.listen(news) })
+	listened := make(chan struct{})
+	b.done.Go(func() {
+		defer close(listened)
+		b.listen(news)
+	})
 	b.done.Go(func() { b.guard(news) })
 	b.done.Go(func() {
 		b.exit = m.Wait()
+		<-listened // what it reported last counts
 		close(b.over)
 	})
 	return b
 }
 
-// listen reads the guest's status lines until the machine ends.
+// listen reads the guest's status lines until the machine ends. A guest may
+// write anything there: what follows a line that is too long is not heard, and
+// what it reports after it is ready is not repeated.
 func (b *boot) listen(news chan<- struct{}) {
 	lines := bufio.NewScanner(b.m.Status())
 	lines.Buffer(make([]byte, 0, 256), maxStatusLine)
@@ -67,6 +82,7 @@ func (b *boot) listen(news chan<- struct{}) {
 		default:
 		}
 	}
+	io.Copy(io.Discard, b.m.Status())
 }
 
 func (b *boot) take(word, rest string) {
@@ -74,7 +90,9 @@ func (b *boot) take(word, rest string) {
 	defer b.mu.Unlock()
 	switch word {
 	case "stage":
-		b.stage, _, _ = strings.Cut(rest, " ")
+		if b.stage != stageRunning {
+			b.stage, _, _ = strings.Cut(rest, " ")
+		}
 	case stageAccess, stageReady:
 		select {
 		case <-b.reached[word]:
@@ -82,13 +100,14 @@ func (b *boot) take(word, rest string) {
 			close(b.reached[word])
 		}
 		if word == stageReady {
-			b.stage = "running"
+			b.stage = stageRunning
 			b.events.Emit(event.Event{Kind: event.Done, Task: "boot", Subject: b.name})
 		}
 	case "error":
-		if len(b.faults) < 20 {
-			b.faults = append(b.faults, rest)
+		if len(b.faults) == maxFaults || b.stage == stageRunning {
+			return
 		}
+		b.faults = append(b.faults, rest)
 		b.events.Emit(event.Event{Kind: event.Warn, Task: "boot", Subject: b.name, Message: b.name + ": " + rest})
 	}
 }
@@ -115,26 +134,40 @@ func (b *boot) guard(news <-chan struct{}) {
 	}
 }
 
-// wait waits for a word of init's, or for the machine's end.
+// wait waits for a word of init's, or for the machine's end. What has not come
+// when init is ready does not come at all.
 func (b *boot) wait(ctx context.Context, word string) error {
 	select {
 	case <-b.reached[word]:
-		return nil
+	case <-b.reached[stageReady]:
 	case <-b.over:
-		return b.report()
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+	switch {
+	case isClosed(b.reached[word]): // even if more has happened since
+		return nil
+	case isClosed(b.reached[stageReady]):
+		return b.shut(errors.New("its init is done, and did not let commands in"))
+	}
+	return b.report()
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
 // ended says whether the machine has ended, and how.
 func (b *boot) ended() (machine.Exit, bool) {
-	select {
-	case <-b.over:
+	if isClosed(b.over) {
 		return b.exit, true
-	default:
-		return machine.Exit{}, false
 	}
+	return machine.Exit{}, false
 }
 
 // report explains a machine that ended before it was up.
@@ -150,6 +183,21 @@ func (b *boot) report() error {
 	}
 	if len(b.faults) > 0 {
 		e.Cause += "; before that: " + strings.Join(b.faults, "; ")
+	}
+	return e
+}
+
+// shut ends and explains a machine that lets nobody in.
+func (b *boot) shut(err error) error {
+	b.m.Kill()
+	<-b.over
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.exit.Err(b.name, stageAccess)
+	e.Stage, e.Cause, e.Err = stageAccess, "commands can't be run in it", err
+	e.Fix = "use an image with dropbear-bin and the /init that wolffia makes, or run it without a command, for the console alone"
+	if len(b.faults) > 0 {
+		e.Cause += ": " + strings.Join(b.faults, "; ")
 	}
 	return e
 }

@@ -46,12 +46,12 @@ type Config struct {
 	Term     string        // the kind of terminal that shows the console
 	Dir      string        // existing private folder; the caller removes it
 	Env      []string      // environment of the kernel's process
-	Patience time.Duration // how long a machine that comes up may be silent; 0 means [DefaultPatience]
+	Patience time.Duration // how long a machine that comes up may report nothing; 0 means [DefaultPatience]
 	Events   event.Sink
 }
 
-// DefaultPatience is how long a machine that comes up may say nothing, on its
-// console or otherwise, before it is given up.
+// DefaultPatience is how long a machine that comes up may report no progress
+// before it is given up.
 const DefaultPatience = 60 * time.Second
 
 // The link between wolffia and a machine, which belongs to no network.
@@ -238,27 +238,43 @@ func (s *Session) Dial(ctx context.Context) (*access.Client, error) {
 	if err := s.boot.wait(ctx, stageAccess); err != nil {
 		return nil, err
 	}
-	conn, err := s.link.DialContext(ctx, "tcp", netip.AddrPortFrom(controlGuest.Addr(), sshPort).String())
-	if err != nil {
-		return nil, s.lost("access", fmt.Errorf("connect to the machine: %w", err))
+	// A guest that dies, or that says it can be entered and then does not
+	// answer, must not hold us.
+	dialing, cancel := context.WithTimeout(ctx, s.patience())
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() {
+		select {
+		case <-s.Over():
+			cancel()
+		case <-dialing.Done():
+		}
+	})
+	client, err := s.enter(dialing)
+	if _, ended := s.Ended(); err != nil && ended {
+		return nil, s.boot.report()
 	}
-	client, err := access.Dial(ctx, conn, "root", s.keys)
-	if err != nil {
-		return nil, s.lost("access", err)
+	if err != nil && ctx.Err() == nil {
+		return nil, s.boot.shut(err)
 	}
-	return client, nil
+	return client, err
 }
 
-// lost explains a failure to get in by the machine's end, if it has ended.
-func (s *Session) lost(stage string, err error) error {
-	if exit, ended := s.Ended(); ended {
-		return exit.Err(s.Name(), stage)
+// enter connects to the guest and logs in.
+func (s *Session) enter(ctx context.Context) (*access.Client, error) {
+	conn, err := s.link.DialContext(ctx, "tcp", netip.AddrPortFrom(controlGuest.Addr(), sshPort).String())
+	if err != nil {
+		return nil, fmt.Errorf("connect to the machine: %w", err)
 	}
-	return err
+	return access.Dial(ctx, conn, "root", s.keys)
 }
 
 // Ended says whether the machine has ended, and how.
 func (s *Session) Ended() (machine.Exit, bool) { return s.boot.ended() }
+
+// Over is closed when the machine has ended.
+func (s *Session) Over() <-chan struct{} { return s.boot.over }
 
 // Wait waits for the machine's end.
 func (s *Session) Wait() machine.Exit { return s.machine.Wait() }
