@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"wolffia/internal/tree"
+	"wolffia/internal/tree/treetest"
 )
 
 // requireTool gives the path of a program that a test compares us with. In CI
@@ -89,5 +90,115 @@ func sizes(t *testing.T, fn func(t *testing.T, o Options)) {
 			o.Checksums = o.Type == Ext4 && o.BlockSize == 1024
 			t.Run(fmt.Sprintf("%s %d", o.Type, o.BlockSize), func(t *testing.T) { fn(t, o) })
 		}
+	}
+}
+
+// debugfs runs commands, one to a line, on an image.
+func debugfs(t *testing.T, name, commands string) string {
+	t.Helper()
+	cmd := exec.Command(requireTool(t, "debugfs", "e2fsprogs"), "-f", "-", name)
+	cmd.Env, cmd.Stdin = append(os.Environ(), "LC_ALL=C", "TZ=UTC"), strings.NewReader(commands)
+	out, err := cmd.Output()
+	must(t, err)
+	return string(out)
+}
+
+// TestDebugfs compares each inode with what debugfs makes of it.
+func TestDebugfs(t *testing.T) {
+	tr := treetest.Random(17, treetest.Options{Entries: 400, LinkedLinks: true, Sockets: true})
+	sizes(t, func(t *testing.T, o Options) {
+		name := image(t, tr, o)
+		c, _, err := plan(tr, &o)
+		must(t, err)
+		var commands strings.Builder
+		var all []*inode
+		for i := range c.all() {
+			all = append(all, i)
+			fmt.Fprintf(&commands, "stat <%d>\n", i.number)
+		}
+		parts := strings.Split(debugfs(t, name, commands.String()), "debugfs: stat <")[1:]
+		for k, i := range all {
+			n := i.node
+			size := fmt.Sprint(n.Size())
+			if n.IsDir() {
+				size = fmt.Sprint(i.runs[0].count * uint64(o.BlockSize))
+			}
+			got := strings.Join(strings.Fields(parts[k]), " ")
+			for _, want := range []string{
+				fmt.Sprintf("Inode: %d Type: %s Mode: 0%03o", i.number, debugfsTypes[n.Type()], n.Mode&0o7777),
+				fmt.Sprintf("User: %d Group: %d", int32(n.UID), int32(n.GID)),
+				fmt.Sprintf("Size: %s ", size), fmt.Sprintf("Links: %d ", i.links),
+				fmt.Sprintf("mtime: 0x%08x:%08x", uint32(n.ModTime.Unix()), uint32(n.ModTime.Nanosecond())<<2|uint32((n.ModTime.Unix()-int64(int32(n.ModTime.Unix())))>>32)),
+			} {
+				if n.Type() == tree.TypeBlock || n.Type() == tree.TypeChar {
+					want = strings.TrimPrefix(want, "Size: 0 ")
+				}
+				if !strings.Contains(got, want) && i.number != firstInode {
+					t.Fatalf("inode %d (%q): debugfs says\n%s\nwithout %q", i.number, i.path(), got, want)
+				}
+			}
+		}
+	})
+}
+
+var debugfsTypes = map[uint32]string{
+	tree.TypeRegular: "regular", tree.TypeDir: "directory", tree.TypeSymlink: "symlink", tree.TypeBlock: "block special",
+	tree.TypeChar: "character special", tree.TypeFIFO: "FIFO", tree.TypeSocket: "socket",
+}
+
+// TestDebugfsContents lets debugfs unpack the files and list the attributes.
+func TestDebugfsContents(t *testing.T) {
+	tr := treetest.Random(19, treetest.Options{Entries: 300, MaxSize: 200_000})
+	h := tree.File(0o644, tree.Bytes(strings.Repeat("indirect ", 200_000)))
+	h.Xattrs = map[string][]byte{"user.small": []byte("small value"), "security.large": []byte(strings.Repeat("large", 50))}
+	must(t, tr.Put("/attributes", h))
+	sizes(t, func(t *testing.T, o Options) {
+		name, dir := image(t, tr, o), t.TempDir()
+		out := debugfs(t, name, "rdump / "+dir+"\nea_list /attributes\n")
+		for _, want := range []string{`user.small (11) = "small value"`, `security.large (250)`} {
+			if !strings.Contains(out, want) {
+				t.Errorf("debugfs lists the attributes as\n%s", out)
+			}
+		}
+		seen := map[*tree.Node]bool{}
+		err := tr.Walk(func(path string, n *tree.Node) error {
+			if n.Type() != tree.TypeRegular || seen[n] {
+				return nil
+			}
+			seen[n] = true
+			want, err := tr.ReadFile(path, 1<<22)
+			must(t, err)
+			if got, err := os.ReadFile(filepath.Join(dir, path)); err != nil || string(got) != string(want) {
+				t.Errorf("debugfs gives another content of %q: %v", path, err)
+			}
+			return nil
+		})
+		must(t, err)
+	})
+}
+
+func uuid(b [16]byte) string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// TestHash compares the hash of names of all lengths with debugfs's.
+func TestHash(t *testing.T) {
+	seed := [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
+	words := hashSeed(seed)
+	name := image(t, tree.New(), Options{})
+	var commands, want strings.Builder
+	for n := 1; n < 256; n++ {
+		s := strings.Repeat("a-Z_0\xC3\xA4", 37)[:n]
+		fmt.Fprintf(&commands, "dx_hash -h half_md4_unsigned -s %s %s\n", uuid(seed), s)
+		fmt.Fprintf(&want, "Hash of %s is 0x%08x\n", s, halfMD4(s, &words))
+	}
+	var got strings.Builder
+	for line := range strings.SplitSeq(debugfs(t, name, commands.String()), "\n") {
+		if hash, _, ok := strings.Cut(line, " (minor"); ok {
+			fmt.Fprintln(&got, hash)
+		}
+	}
+	if got.String() != want.String() {
+		t.Errorf("got\n%.300s\nwant\n%.300s", got.String(), want.String())
 	}
 }
