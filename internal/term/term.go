@@ -61,6 +61,7 @@ type Renderer struct {
 	mu     sync.Mutex
 	tasks  map[string]*task
 	order  []string
+	said   map[string]bool // notes and warnings that were shown: once is enough
 	drawn  int // bar lines on the screen now
 	paused bool
 	held   []string // notes and warnings for the end of the pause
@@ -78,7 +79,7 @@ type task struct {
 
 // New makes a renderer that writes to out.
 func New(out io.Writer, style Style) *Renderer {
-	r := &Renderer{out: out, style: style, now: time.Now, tasks: map[string]*task{}, stop: make(chan struct{}), wake: make(chan struct{}, 1)}
+	r := &Renderer{out: out, style: style, now: time.Now, tasks: map[string]*task{}, said: map[string]bool{}, stop: make(chan struct{}), wake: make(chan struct{}, 1)}
 	if style == Bars || style == Lines {
 		r.done.Go(r.tick)
 	}
@@ -159,8 +160,11 @@ func (r *Renderer) Emit(e event.Event) {
 	case event.Done, event.Fail:
 		r.forget(key)
 	case event.Note, event.Warn:
-		if r.style == Quiet && e.Kind == event.Note {
+		if r.style == Quiet && e.Kind == event.Note || r.said[message(e)] {
 			return
+		}
+		if len(r.said) < maxTasks {
+			r.said[message(e)] = true
 		}
 		prefix := ""
 		if e.Kind == event.Warn {
