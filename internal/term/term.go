@@ -62,7 +62,7 @@ type Renderer struct {
 	tasks  map[string]*task
 	order  []string
 	said   map[string]bool // notes and warnings that were shown: once is enough
-	drawn  int // bar lines on the screen now
+	drawn  int             // bar lines on the screen now
 	paused bool
 	held   []string // notes and warnings for the end of the pause
 	lost   int      // those that found no room in held

@@ -2,6 +2,7 @@ package term
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -63,14 +64,19 @@ func TestPauseHoldsBack(t *testing.T) {
 	var out bytes.Buffer
 	r := New(&out, Quiet)
 	r.Pause()
-	for range maxHeld + 2 {
-		r.Emit(event.Event{Kind: event.Warn, Message: "odd"})
+	want := ""
+	for i := range maxHeld + 2 {
+		r.Emit(event.Event{Kind: event.Warn, Message: fmt.Sprint("odd ", i)})
+		r.Emit(event.Event{Kind: event.Warn, Message: fmt.Sprint("odd ", i)}) // said once
+		if i < maxHeld {
+			want += fmt.Sprintf("wolffia: warning: odd %d\n", i)
+		}
 	}
 	if out.Len() != 0 {
 		t.Errorf("written while paused: %q", out.String())
 	}
 	r.Close()
-	want := strings.Repeat("wolffia: warning: odd\n", maxHeld) + "wolffia: warning: 2 further warnings are not shown\n"
+	want += "wolffia: warning: 2 further warnings are not shown\n"
 	if out.String() != want {
 		t.Errorf("after the pause: %q", out.String())
 	}
