@@ -83,10 +83,14 @@ func TestMonsterRoundTrip(t *testing.T) {
 
 func TestCrowdRoundTrip(t *testing.T) {
 	tr := crowd(t)
+	want, err := tree.Digest(tr)
+	must(t, err)
 	sizes(t, func(t *testing.T, o Options) {
 		name := image(t, tr, o)
 		fsck(t, name)
-		treetest.Equal(t, read(t, name), tr)
+		if got, err := tree.Digest(read(t, name)); err != nil || got != want {
+			t.Errorf("another tree is read back, %v", err)
+		}
 		must(t, os.Remove(name)) // they are large
 	})
 }

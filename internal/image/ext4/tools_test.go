@@ -187,9 +187,9 @@ func TestHash(t *testing.T) {
 	words := hashSeed(seed)
 	name := image(t, tree.New(), Options{})
 	var commands, want strings.Builder
-	for n := 1; n < 256; n++ {
-		s := strings.Repeat("a-Z_0\xC3\xA4", 37)[:n]
-		fmt.Fprintf(&commands, "dx_hash -h half_md4_unsigned -s %s %s\n", uuid(seed), s)
+	for n := 1; n < 180; n++ { // debugfs takes no longer lines
+		s := strings.Repeat("a-Z_0.:", 37)[:n]
+		fmt.Fprintf(&commands, "dx_hash -h half_md4 -s %s %s\n", uuid(seed), s)
 		fmt.Fprintf(&want, "Hash of %s is 0x%08x\n", s, halfMD4(s, &words))
 	}
 	var got strings.Builder
