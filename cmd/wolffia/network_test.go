@@ -68,7 +68,7 @@ func mirrorHost(t *testing.T) string {
 }
 
 // mirror is the archive that wolffia itself finds on this host.
-func mirror(t *testing.T) debian.Mirror {
+func mirror(t testing.TB) debian.Mirror {
 	t.Helper()
 	m, err := debian.FindMirror(debian.MirrorOptions{Env: os.Getenv("WOLFFIA_MIRROR"), AptDir: "/etc/apt"})
 	if err != nil {

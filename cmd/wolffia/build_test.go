@@ -1,0 +1,80 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// TestReproducible builds the same file four times, from empty caches, in
+// different folders, with other umasks, time zones, locales, clocks of the
+// files and users: the bytes are the same.
+func TestReproducible(t *testing.T) {
+	parallel(t)
+	plain, err := plainProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const file = `
+images:
+  base:
+    packages: [busybox-static, dropbear-bin]
+    files:
+      - {from: ./overlay, to: /srv}
+      - {path: /etc/motd, content: "hello\n"}
+    users: [{name: alice}, {name: bob, groups: [audio]}]
+    services: [dropbear]
+`
+	var lock string
+	digests := map[string]map[string]bool{}
+	places := []struct {
+		uid   int
+		umask string
+		when  time.Time
+		env   []string
+		dir   string
+	}{
+		{ordinaryUID(), "022", time.Unix(1e9, 0), []string{"TZ=UTC", "LC_ALL=C"}, "lab"},
+		{ordinaryUID(), "077", time.Unix(2e9, 0), []string{"TZ=Asia/Tokyo", "LC_ALL=de_DE.UTF-8", "LANG=tr_TR.UTF-8"}, "another folder"},
+		{os.Getuid(), "002", time.Unix(15e8, 0), []string{"TZ=America/New_York", "LC_ALL=tr_TR.UTF-8", "SOURCE_DATE_EPOCH="}, "x"},
+	}
+	for i, place := range places {
+		p := stranger(t, place.uid)
+		dir := p.folder(t, place.dir)
+		p.write(t, filepath.Join(dir, "wolffia.yaml"), file)
+		if lock != "" {
+			p.write(t, filepath.Join(dir, "wolffia.lock"), lock)
+		}
+		if err := p.own(filepath.Join(dir, "overlay")); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"b", "a", "Z"} {
+			path := filepath.Join(dir, "overlay", name)
+			p.write(t, path, "content of "+name+"\n")
+			if err := os.Chtimes(path, place.when, place.when); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, out := range []string{"image.cpio", "image.cpio.gz", "image.cpio.zst", "image.tar", "image.tar.gz", "image.tar.zst"} {
+			c := call{program: plain, dir: dir, env: place.env, limit: 2 * time.Minute,
+				wrap: []string{"sh", "-c", "umask " + place.umask + `; exec "$0" "$@"`}}
+			o := p.run(t, c, "build", "-q", "-o", out)
+			digest := p.checkBuilt(t, o, filepath.Join(dir, out))
+			if digests[out] == nil {
+				digests[out] = map[string]bool{}
+			}
+			digests[out][digest] = true
+			if len(digests[out]) != 1 {
+				t.Errorf("place %d: %s has another digest: %v", i, out, digests[out])
+			}
+		}
+		if lock == "" {
+			data, err := os.ReadFile(filepath.Join(dir, "wolffia.lock"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			lock = string(data)
+		}
+	}
+}
