@@ -67,18 +67,43 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 	r.config = supervisor.Config{
 		Lab: p.Spec, Machine: m, Backend: backend, Kernel: r.kernel.Path,
 		Image: r.image.Path, Modules: r.kernel.Modules, Console: console, Term: env.Getenv("TERM"),
-		Dir: dir, Env: []string{"PATH=" + env.Getenv("PATH"), "HOME=" + dir}, Patience: o.patience, Events: events,
+		Dir: dir, Env: processEnv(env, dir), Patience: o.patience, Events: events,
 	}
 	return r, nil
 }
 
-func (r *ready) openScratch(env Env) (dir string, err error) {
-	folders, err := store.FoldersOf(env.Getenv)
-	if err != nil {
-		return "", err
+// processEnv is the environment of the kernel's process: nothing of the
+// person's but where programs and room for temporary files are.
+func processEnv(env Env, home string) []string {
+	out := []string{"PATH=" + env.Getenv("PATH"), "HOME=" + home}
+	if dir := env.Getenv("TMPDIR"); dir != "" {
+		out = append(out, "TMPDIR="+dir)
 	}
-	dir, r.scratch, err = store.Scratch(folders.Runtime)
-	return dir, err
+	return out
+}
+
+// openScratch makes the machine's folder. An XDG_RUNTIME_DIR that can't be
+// used, such as the one of somebody else that su leaves behind, is passed over.
+func (r *ready) openScratch(env Env) (dir string, err error) {
+	for _, getenv := range []func(string) string{env.Getenv, withoutRuntime(env.Getenv)} {
+		var folders store.Folders
+		if folders, err = store.FoldersOf(getenv); err != nil {
+			return "", err
+		}
+		if dir, r.scratch, err = store.Scratch(folders.Runtime); err == nil {
+			return dir, nil
+		}
+	}
+	return "", err
+}
+
+func withoutRuntime(getenv func(string) string) func(string) string {
+	return func(name string) string {
+		if name == "XDG_RUNTIME_DIR" {
+			return ""
+		}
+		return getenv(name)
+	}
 }
 
 // modules are those that a machine loads at boot. IPv6 is one in Debian's

@@ -2,16 +2,20 @@ package cli
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	xterm "golang.org/x/term"
 
 	"wolffia/internal/build"
 	"wolffia/internal/lab"
@@ -38,18 +42,26 @@ images need. The format and the compression follow from OUT's name (.cpio,
 .tar, then .gz or .zst) unless flags give them. Without IMAGE all images of
 the file are meant.
 
-One line is printed for each image: SHA-256, size in bytes, and path.`,
+One line is printed for each image: SHA-256, size in bytes, and path; with
+--json, an object with these and the image's name.`,
 		Example: `  wolffia build -o root.cpio
   wolffia build base -o base.tar.zst
   wolffia build --format cpio --compress gzip -o - | ssh board 'cat > /boot/initrd'`,
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), env, args) },
 	}
-	o.buildOptions.flags(cmd)
+	o.flags(env, cmd)
+	return cmd
+}
+
+func (o *buildVerb) flags(env Env, cmd *cobra.Command) {
+	o.buildOptions.flags(env, cmd)
 	f := cmd.Flags()
 	f.StringVarP(&o.out, "output", "o", "", "the file or folder to write, or - for standard output")
 	f.StringVar(&o.format, "format", "", "the format: "+strings.Join(build.Formats(), ", "))
 	f.StringVar(&o.compress, "compress", "", "the compression: "+strings.Join(build.Compressions(), ", "))
-	return cmd
+	complete(cmd, "format", words(build.Formats()...))
+	complete(cmd, "compress", words(build.Compressions()...))
+	cmd.ValidArgsFunction = fromLab(env, &o.file, (*lab.Spec).ImageNames)
 }
 
 func (o *buildVerb) run(ctx context.Context, env Env, names []string) error {
@@ -59,6 +71,9 @@ func (o *buildVerb) run(ctx context.Context, env Env, names []string) error {
 	format, err := o.formatOf(o.out)
 	if err != nil {
 		return &usageError{err}
+	}
+	if o.out == "-" && xterm.IsTerminal(int(env.Stdout.Fd())) {
+		return usagef("an image is nothing to show on a terminal; give -o a file, or send the output on")
 	}
 	screen := o.renderer(env)
 	defer screen.Close()
@@ -102,27 +117,27 @@ func pickImages(s *lab.Spec, names []string) ([]*lab.Image, error) {
 	return out, nil
 }
 
+// endings are what a file's name says about compression, and in what its place
+// the format stands.
+var endings = []struct{ end, compression, stands string }{
+	{".gz", "gzip", ""}, {".zst", "zstd", ""}, {".tgz", "gzip", ".tar"},
+}
+
 // formatOf takes format and compression from flags, else from the file's name.
 func (o *buildVerb) formatOf(name string) (build.Format, error) {
-	f := build.Format{Name: o.format, Compression: o.compress}
+	f := build.Format{Name: o.format, Compression: "none"}
 	base := strings.ToLower(filepath.Base(name))
-	for suffix, c := range map[string]string{".gz": "gzip", ".tgz": "gzip", ".zst": "zstd"} {
-		if strings.HasSuffix(base, suffix) && f.Compression == "" {
-			f.Compression = c
+	for _, e := range endings {
+		if stem, ok := strings.CutSuffix(base, e.end); ok {
+			base, f.Compression = stem+e.stands, e.compression
+			break
 		}
 	}
-	if f.Compression == "" {
-		f.Compression = "none"
+	if o.compress != "" {
+		f.Compression = o.compress
 	}
-	if f.Name == "" {
-		for _, known := range build.Formats() {
-			if strings.Contains(base, "."+known) {
-				f.Name = known
-			}
-		}
-		if strings.HasSuffix(base, ".tgz") {
-			f.Name = "tar"
-		}
+	if ext := strings.TrimPrefix(filepath.Ext(base), "."); f.Name == "" && slices.Contains(build.Formats(), ext) {
+		f.Name = ext
 	}
 	if f.Name == "" {
 		return f, fmt.Errorf("%s does not say which format it is to have; give --format %s", name, strings.Join(build.Formats(), " or "))
@@ -159,47 +174,67 @@ func (o *buildVerb) deliver(env Env, art *build.Artifact, name string, format bu
 	if err != nil {
 		return fmt.Errorf("write image %s to %s: %w", name, shown, err)
 	}
-	_, err = fmt.Fprintf(env.Stdout, "%s  %d  %s\n", sum, size, shown)
-	return err
+	if o.json {
+		return json.NewEncoder(env.Stdout).Encode(builtImage{name, sum, size, shown})
+	}
+	var out page
+	out.printf("%s  %d  %s\n", sum, size, shown)
+	return out.show(env)
+}
+
+// builtImage is the result's JSON form.
+type builtImage struct {
+	Image  string `json:"image"`
+	SHA256 string `json:"sha256"`
+	Size   int64  `json:"size"` // in bytes
+	Path   string `json:"path"`
 }
 
 func extension(f build.Format) string {
 	return "." + f.Name + map[string]string{"gzip": ".gz", "zstd": ".zst"}[f.Compression]
 }
 
-// writeWhole copies in to a file that appears complete or not at all. What is
-// no regular file, such as a device, is written as it is.
+// writeWhole copies in to a file that appears complete or not at all. A link
+// is followed, and what is no regular file, such as a device, is written as it is.
 func writeWhole(path string, in *os.File) (sum string, size int64, err error) {
-	target := path
-	info, err := os.Stat(path)
-	var f *os.File
-	if err == nil && !info.Mode().IsRegular() {
-		f, err = os.OpenFile(path, os.O_WRONLY, 0)
-	} else {
-		target = filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".wolffia")
-		os.Remove(target)
-		f, err = os.OpenFile(target, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return "", 0, err
+		}
+		return copySum(f, in)
+	}
+	// Nobody else's: two at once must not write to one file.
+	temp := filepath.Join(filepath.Dir(path), ".wolffia-"+rand.Text()[:10])
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return "", 0, err
+	}
+	if sum, size, err = copySum(f, in); err == nil {
+		err = os.Rename(temp, path)
 	}
 	if err != nil {
+		os.Remove(temp)
+		return "", 0, err
+	}
+	return sum, size, nil
+}
+
+// copySum copies in to f, which it closes. It reads twice, because the kernel
+// copies faster than we do.
+func copySum(f, in *os.File) (sum string, size int64, err error) {
+	size, err = io.Copy(f, in)
+	if err = errors.Join(err, f.Close()); err != nil {
 		return "", 0, err
 	}
 	h := sha256.New()
-	size, err = io.Copy(f, in)
-	if err = errors.Join(err, f.Close()); err == nil {
-		if _, err = in.Seek(0, io.SeekStart); err == nil {
-			_, err = io.Copy(h, in)
-		}
+	if _, err = in.Seek(0, io.SeekStart); err == nil {
+		_, err = io.Copy(h, in)
 	}
-	if err == nil && target != path {
-		err = os.Rename(target, path)
-	}
-	if err != nil {
-		if target != path {
-			os.Remove(target)
-		}
-		return "", 0, err
-	}
-	return hex.EncodeToString(h.Sum(nil)), size, nil
+	return hex.EncodeToString(h.Sum(nil)), size, err
 }
 
 // sizeText is a size for people.

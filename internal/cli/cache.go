@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"wolffia/internal/lab"
-	"wolffia/internal/spell"
 	"wolffia/internal/store"
 	"wolffia/internal/term"
 )
@@ -22,13 +21,7 @@ images in one folder: $WOLFFIA_CACHE, else $XDG_CACHE_HOME/wolffia, else
 ~/.cache/wolffia. All of it can be made again.`,
 		Example: `  wolffia cache ls
   wolffia cache prune --keep 2G`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usagef("wolffia cache wants ls or prune")
-			}
-			return usagef("unknown verb %q of wolffia cache%s", args[0],
-				didYouMean(spell.Nearest(args[0], []string{"ls", "prune"}), "it has ls and prune"))
-		},
+		Args: wantVerb,
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
 	cmd.AddCommand(newCacheList(env), newCachePrune(env))
@@ -64,7 +57,8 @@ func newCacheList(env Env) *cobra.Command {
 				return writeJSON(env.Stdout, entries)
 			}
 			var total int64
-			w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
+			var out page
+			w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "KIND\tKEY\tSIZE\tLAST USE")
 			for _, e := range entries {
 				key := e.Key
@@ -75,7 +69,8 @@ func newCacheList(env Env) *cobra.Command {
 				total += e.Size
 			}
 			fmt.Fprintf(w, "\t%d objects in %s\t%s\t\n", len(entries), st.Dir(), term.Bytes(total))
-			return w.Flush()
+			w.Flush()
+			return out.show(env)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -105,6 +100,9 @@ What a running machine uses stays.`,
 			if err != nil && keep != "0" {
 				return usagef("--keep: %w", err)
 			}
+			if age < 0 {
+				return usagef("--older %v lies in the future; write a duration such as 720h", age)
+			}
 			st, err := openStore(env)
 			if err != nil {
 				return err
@@ -122,11 +120,12 @@ What a running machine uses stays.`,
 			if dryRun {
 				verb = "would remove"
 			}
-			fmt.Fprintf(env.Stdout, "%s %d objects, %s; %s left\n", verb, len(p.Removed), term.Bytes(p.Freed), term.Bytes(p.Left))
+			var out page
+			out.printf("%s %d objects, %s; %s left\n", verb, len(p.Removed), term.Bytes(p.Freed), term.Bytes(p.Left))
 			if len(p.InUse) > 0 {
-				fmt.Fprintf(env.Stdout, "%d objects are in use and stay\n", len(p.InUse))
+				out.printf("%d objects are in use and stay\n", len(p.InUse))
 			}
-			return nil
+			return out.show(env)
 		},
 	}
 	f := cmd.Flags()
@@ -135,5 +134,7 @@ What a running machine uses stays.`,
 	f.BoolVar(&all, "all", false, "remove everything")
 	f.BoolVar(&dryRun, "dry-run", false, "only say what would be removed")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
+	complete(cmd, "keep", words("200M", "500M", "1G", "2G", "5G", "0"))
+	complete(cmd, "older", words("24h", "168h", "720h"))
 	return cmd
 }

@@ -20,6 +20,7 @@ import (
 	"wolffia/internal/lab"
 	"wolffia/internal/machine"
 	"wolffia/internal/spell"
+	"wolffia/internal/term"
 )
 
 // Env is everything a verb may touch of the process it runs in.
@@ -60,11 +61,7 @@ func Main(ctx context.Context, env Env) int {
 	defer signals.close()
 	root := newRoot(env, signals)
 	root.SetArgs(env.Args)
-	err := checkVerb(root, env.Args)
-	if err == nil {
-		err = root.ExecuteContext(ctx)
-	}
-	return report(ctx, env.Stderr, err)
+	return report(ctx, env.Stderr, root.ExecuteContext(ctx))
 }
 
 func newRoot(env Env, signals *signals) *cobra.Command {
@@ -80,41 +77,83 @@ no container engine.`,
   wolffia doctor                   what this host can do, and how to fix the rest`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownVerb(cmd, args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.CompletionOptions.HiddenDefaultCmd = false
+	root.CompletionOptions.DisableDefaultCmd = true // ours is newCompletion
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		newRun(env, signals), newBuild(env), newExplain(env), newDoctor(env),
-		newInit(env), newSchema(env), newCache(env), newVersion(env),
+		newInit(env), newSchema(env), newCache(env), newVersion(env), newCompletion(env),
 	)
+	root.SetHelpCommand(newHelp())
 	return root
 }
 
-// checkVerb refuses an unknown verb in one line, with the nearest known one.
-func checkVerb(root *cobra.Command, args []string) error {
-	for _, a := range args {
-		if a == "--" {
-			return nil
-		}
-		if strings.HasPrefix(a, "-") {
-			continue
-		}
-		words := []string{"help", "completion"}
-		for _, c := range root.Commands() {
-			words = append(words, c.Name())
-		}
-		for _, w := range words {
-			if a == w || strings.HasPrefix(a, "__") {
-				return nil
+// newHelp is cobra's help, which takes anything for a topic, made to refuse
+// what is none.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [VERB]...",
+		Short:   "Show the help of a verb",
+		Example: "  wolffia help cache prune",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			topic, rest, err := cmd.Root().Find(args)
+			switch {
+			case err != nil:
+				return &usageError{err}
+			case len(rest) > 0 && topic.HasSubCommands():
+				return unknownVerb(topic, rest[0])
+			case len(rest) > 0:
+				return usagef("%s has no help about %q", topic.CommandPath(), rest[0])
 			}
-		}
-		return usagef("unknown verb %q%s", a, didYouMean(spell.Nearest(a, words), "see wolffia --help"))
+			return topic.Help()
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			topic, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return verbs(topic), cobra.ShellCompDirectiveNoFileComp
+		},
 	}
-	return nil
+}
+
+// verbs are the names of a command's own commands.
+func verbs(cmd *cobra.Command) []string {
+	var out []string
+	for _, c := range cmd.Commands() {
+		if !c.Hidden {
+			out = append(out, c.Name())
+		}
+	}
+	return out
+}
+
+// wantVerb is the Args of a command that does nothing by itself.
+func wantVerb(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usagef("%s wants %s", cmd.CommandPath(), strings.Join(verbs(cmd), " or "))
+	}
+	return unknownVerb(cmd, args[0])
+}
+
+// unknownVerb refuses a verb in one line, with the nearest known one.
+func unknownVerb(cmd *cobra.Command, word string) error {
+	known := verbs(cmd)
+	if !cmd.HasParent() {
+		return usagef("unknown verb %q%s", word, didYouMean(spell.Nearest(word, append(known, "help")), "see wolffia --help"))
+	}
+	return usagef("unknown verb %q of %s%s", word, cmd.CommandPath(),
+		didYouMean(spell.Nearest(word, known), "it has "+strings.Join(known, " and ")))
 }
 
 func didYouMean(word, otherwise string) string {
@@ -129,8 +168,23 @@ func flagError(cmd *cobra.Command, err error) error {
 	if errors.Is(err, pflag.ErrHelp) {
 		return err
 	}
-	var unknown *pflag.NotExistError
-	if !errors.As(err, &unknown) {
+	var (
+		unknown *pflag.NotExistError
+		missing *pflag.ValueRequiredError
+		invalid *pflag.InvalidValueError
+	)
+	switch {
+	case errors.As(err, &unknown):
+	case errors.As(err, &missing):
+		return usagef("flag --%s of %s needs a value; see %[2]s --help", missing.GetFlag().Name, cmd.CommandPath())
+	case errors.As(err, &invalid):
+		f := invalid.GetFlag()
+		what, ok := map[string]string{"bool": "neither true nor false", "duration": "no duration; write one such as 90s or 5m"}[f.Value.Type()]
+		if !ok {
+			return &usageError{err}
+		}
+		return usagef("flag --%s of %s: %q is %s", f.Name, cmd.CommandPath(), invalid.GetValue(), what)
+	default:
 		return &usageError{err}
 	}
 	var names []string
@@ -150,6 +204,13 @@ func flagError(cmd *cobra.Command, err error) error {
 
 // report prints an error, with what helps against it, and gives the status.
 func report(ctx context.Context, w io.Writer, err error) int {
+	var text strings.Builder
+	status := describe(ctx, &text, err)
+	io.WriteString(w, term.Clean(text.String()))
+	return status
+}
+
+func describe(ctx context.Context, w io.Writer, err error) int {
 	var (
 		status  statusError
 		usage   *usageError

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	xterm "golang.org/x/term"
@@ -63,14 +64,37 @@ func attach(ctx context.Context, env Env, c machine.Console) error {
 	}
 }
 
+// hangUpEvery is how often the end of an input is typed again.
+const hangUpEvery = 250 * time.Millisecond
+
+// typeEnd types that the input has ended, as Ctrl-D on a line of its own, until
+// the machine is gone: who does not read yet, or reads in raw mode only later,
+// would lose a single one.
+func typeEnd(c machine.Console, last byte) {
+	if last != '\n' && last != '\r' {
+		if _, err := c.Write([]byte{'\n'}); err != nil {
+			return
+		}
+	}
+	for {
+		if _, err := c.Write([]byte{4}); err != nil {
+			return
+		}
+		time.Sleep(hangUpEvery)
+	}
+}
+
 // typeInto copies what is typed to the console, looking for the escape when
 // the input is a terminal. Where the input is a file or a pipe its end is
-// typed as Ctrl-D, so that a shell that reads it ends too.
+// typed, too, so that a shell that reads it ends.
 func typeInto(c machine.Console, env Env, tty bool) error {
 	buf := make([]byte, 4096)
-	escaped := false
+	escaped, last := false, byte('\n')
 	for {
 		n, err := env.Stdin.Read(buf)
+		if n > 0 {
+			last = buf[n-1]
+		}
 		out := buf[:0:n]
 		for _, b := range buf[:n] {
 			switch {
@@ -93,7 +117,7 @@ func typeInto(c machine.Console, env Env, tty bool) error {
 		}
 		if err != nil {
 			if !tty {
-				c.Write([]byte{4})
+				typeEnd(c, last)
 			}
 			return nil
 		}

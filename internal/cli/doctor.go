@@ -27,12 +27,14 @@ Each probe tries the thing itself: a /dev/kvm that opens may still not work.`,
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			checks := append(ownChecks(env), host.New().All()...)
+			var err error
 			if asJSON {
-				if err := writeJSON(env.Stdout, checks); err != nil {
-					return err
-				}
+				err = writeJSON(env.Stdout, checks)
 			} else {
-				printChecks(env, checks)
+				err = showChecks(env, checks)
+			}
+			if err != nil {
+				return err
 			}
 			for _, c := range checks {
 				if c.Needed && !c.OK {
@@ -46,7 +48,8 @@ Each probe tries the thing itself: a /dev/kvm that opens may still not work.`,
 	return cmd
 }
 
-func printChecks(env Env, checks []host.Check) {
+func showChecks(env Env, checks []host.Check) error {
+	var out page
 	for _, c := range checks {
 		mark := "ok  "
 		switch {
@@ -55,14 +58,15 @@ func printChecks(env Env, checks []host.Check) {
 		case !c.OK:
 			mark = "no  "
 		}
-		fmt.Fprintf(env.Stdout, "%s  %-26s %s\n", mark, c.Name, c.For)
+		out.printf("%s  %-26s %s\n", mark, c.Name, c.For)
 		if c.Why != "" {
-			fmt.Fprintf(env.Stdout, "      %s\n", c.Why)
+			out.printf("      %s\n", c.Why)
 		}
 		if c.Fix != "" {
-			fmt.Fprintf(env.Stdout, "      fix: %s\n", c.Fix)
+			out.printf("      fix: %s\n", c.Fix)
 		}
 	}
+	return out.show(env)
 }
 
 // leastRoom is what the cache needs for the default image and its kernel.

@@ -3,8 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -12,8 +10,6 @@ import (
 	"wolffia/internal/build"
 	"wolffia/internal/lab"
 	"wolffia/internal/machine"
-	"wolffia/internal/rootfs"
-	"wolffia/internal/spell"
 	"wolffia/internal/supervisor"
 )
 
@@ -27,13 +23,7 @@ and kept; no machine is started.`,
 		Example: `  wolffia explain run
   wolffia explain run --memory 256M -- uname -a
   wolffia explain build --json`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usagef("wolffia explain wants run or build")
-			}
-			return usagef("wolffia can't explain %q%s", args[0],
-				didYouMean(spell.Nearest(args[0], []string{"run", "build"}), "it explains run and build"))
-		},
+		Args: wantVerb,
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
 	cmd.AddCommand(newExplainRun(env), newExplainBuild(env))
@@ -94,8 +84,7 @@ func newExplainRun(env Env) *cobra.Command {
 			return o.explain(cmd.Context(), env, name, argv)
 		},
 	}
-	o.buildOptions.flags(cmd)
-	o.machineOptions.flags(cmd)
+	o.flags(env, cmd)
 	return cmd
 }
 
@@ -106,7 +95,7 @@ func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []s
 	if err != nil {
 		return err
 	}
-	r, err := p.prepare(ctx, env, &o.machineOptions, name, rootfs.ConsoleSession, screen)
+	r, err := p.prepare(ctx, env, &o.machineOptions, name, consoleFor(argv), screen)
 	if err != nil {
 		return asUsage(err)
 	}
@@ -131,13 +120,13 @@ func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []s
 	for _, n := range m.Networks {
 		x.Networks = append(x.Networks, p.networkPlan(m, p.Networks[n]))
 	}
-	return x.write(env.Stdout, o.json)
+	return x.show(env, o.json)
 }
 
 func newExplainBuild(env Env) *cobra.Command {
-	o := &buildOptions{}
+	o := &buildVerb{}
 	cmd := &cobra.Command{
-		Use:     "build [IMAGE]...",
+		Use:     "build [IMAGE]... [-o OUT]",
 		Short:   "Show what wolffia build would do",
 		Example: "  wolffia explain build --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -159,10 +148,10 @@ func newExplainBuild(env Env) *cobra.Command {
 				}
 				x.Images = append(x.Images, p.imagePlan(img, &build.Artifact{Lock: lock}))
 			}
-			return x.write(env.Stdout, o.json)
+			return x.show(env, o.json)
 		},
 	}
-	o.flags(cmd)
+	o.flags(env, cmd)
 	return cmd
 }
 
@@ -190,10 +179,11 @@ func (p *project) networkPlan(m *lab.Machine, n *lab.Network) networkPlan {
 	return x
 }
 
-func (x *explanation) write(w io.Writer, asJSON bool) error {
+func (x *explanation) show(env Env, asJSON bool) error {
 	if asJSON {
-		return writeJSON(w, x)
+		return writeJSON(env.Stdout, x)
 	}
+	w := &page{}
 	for _, i := range x.Images {
 		mirror := i.Mirror
 		if mirror == "" {
@@ -248,7 +238,11 @@ func (x *explanation) write(w io.Writer, asJSON bool) error {
 		}
 	}
 	if len(x.Guest) > 0 {
-		fmt.Fprintf(w, "then, inside, by ssh over the control link:\n  %s\n", strings.Join(x.Guest, " "))
+		fmt.Fprintf(w, "then, inside, by ssh over the control link:\n ")
+		for _, a := range x.Guest {
+			fmt.Fprint(w, " "+access.Quote(a))
+		}
+		fmt.Fprintln(w)
 	}
-	return nil
+	return w.show(env)
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,12 +22,6 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return usagef("%s takes no argument, and was given %q", cmd.CommandPath(), args[0])
 	}
 	return nil
-}
-
-func writeJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
 }
 
 // labFile is a parsed file, or the default lab where there is none.
@@ -110,8 +103,9 @@ func newInit(env Env) *cobra.Command {
 			if err = errors.Join(err, f.Close()); err != nil {
 				return fmt.Errorf("write the starter file: %w", err)
 			}
-			fmt.Fprintf(env.Stdout, "wrote %s; try: wolffia run\n", fileName)
-			return nil
+			var out page
+			out.printf("wrote %s; try: wolffia run\n", fileName)
+			return out.show(env)
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "overwrite a file that exists")
@@ -127,8 +121,9 @@ func newSchema(env Env) *cobra.Command {
   # yaml-language-server: $schema=wolffia.schema.json`,
 		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := env.Stdout.Write(lab.Schema())
-			return err
+			var out page
+			out.Write(lab.Schema())
+			return out.show(env)
 		},
 	}
 }

@@ -3,7 +3,6 @@ package cli
 import (
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -37,7 +36,7 @@ type buildOptions struct {
 	json     bool
 }
 
-func (o *buildOptions) flags(cmd *cobra.Command) {
+func (o *buildOptions) flags(env Env, cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&o.file, "file", "f", "", "the lab's file (default wolffia.yaml where there is one)")
 	f.StringVar(&o.mirror, "mirror", "", "the Debian mirror's URL (default $WOLFFIA_MIRROR, the file's, the host's own)")
@@ -50,7 +49,13 @@ func (o *buildOptions) flags(cmd *cobra.Command) {
 	f.BoolVar(&o.update, "update", false, "pin the newest packages, in place of the locked ones")
 	f.BoolVar(&o.expired, "ignore-expired", false, "take an archive index past its validity, as old snapshots have")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "say nothing but warnings and errors")
-	f.BoolVar(&o.json, "json", false, "tell of progress as JSON, one event a line, on standard error")
+	f.BoolVar(&o.json, "json", false, "speak JSON: progress on standard error, one event a line, and results on standard output")
+	complete(cmd, "file", files("yaml", "yml"))
+	complete(cmd, "mirror", words())
+	complete(cmd, "release", words("bookworm", "trixie", "forky", "sid"))
+	complete(cmd, "arch", words(lab.Arches()...))
+	complete(cmd, "package", words())
+	complete(cmd, "deps", words(lab.DepsWords()...))
 }
 
 // renderer shows progress the way that fits: bars only where a person watches.
@@ -100,7 +105,10 @@ func (o *buildOptions) open(env Env, events event.Sink) (*project, error) {
 	mirror, mirrorErr := debian.FindMirror(debian.MirrorOptions{
 		Flag: o.mirror, Env: env.Getenv("WOLFFIA_MIRROR"), File: l.Mirror, AptDir: "/etc/apt",
 	})
-	keyrings := slices.Clone(o.keyrings)
+	var keyrings []string
+	for _, k := range o.keyrings {
+		keyrings = append(keyrings, inDir(env.Dir, k))
+	}
 	if l.Keyring != "" {
 		keyrings = append(keyrings, inDir(l.dir(env), l.Keyring))
 	}
@@ -110,9 +118,18 @@ func (o *buildOptions) open(env Env, events event.Sink) (*project, error) {
 	})
 	b := &build.Builder{Store: st, Client: client, Events: events, Dir: l.dir(env), Update: o.update, Now: time.Now}
 	if l.path != "" {
-		b.LockFile = strings.TrimSuffix(l.path, filepath.Ext(l.path)) + ".lock"
+		b.LockFile = lockFile(l.path)
 	}
 	return &project{labFile: l, store: st, builder: b, mirror: mirror}, nil
+}
+
+// lockFile is where the packages of a lab's file are pinned: wolffia.lock for
+// wolffia.yaml.
+func lockFile(path string) string {
+	if stem, ok := strings.CutSuffix(path, filepath.Ext(path)); ok && filepath.Ext(path) != ".lock" {
+		return stem + ".lock"
+	}
+	return path + ".lock"
 }
 
 func inDir(dir, name string) string {
@@ -124,6 +141,11 @@ func inDir(dir, name string) string {
 
 // apply lays the flags over the file's images.
 func (o *buildOptions) apply(s *lab.Spec) error {
+	if o.release != "" {
+		if err := lab.CheckRelease(o.release); err != nil {
+			return err
+		}
+	}
 	if o.arch != "" {
 		if err := lab.OneOf("architecture", o.arch, lab.Arches()); err != nil {
 			return err
@@ -164,7 +186,7 @@ type machineOptions struct {
 	patience time.Duration
 }
 
-func (o *machineOptions) flags(cmd *cobra.Command) {
+func (o *machineOptions) flags(env Env, file *string, cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&o.memory, "memory", "m", "", "RAM, such as 256M or 1G (default "+lab.DefaultMemory.String()+")")
 	f.StringVar(&o.network, "network", "", "the network it is on: a name from the file, or none (default the first)")
@@ -176,7 +198,13 @@ func (o *machineOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.backend, "backend", "", "what runs it: "+strings.Join(lab.Backends(), ", "))
 	f.StringArrayVar(&o.cmdline, "cmdline", nil, "a further kernel parameter")
 	f.StringArrayVar(&o.modules, "module", nil, "a further kernel module to load at boot")
-	f.DurationVar(&o.patience, "boot-timeout", supervisor.DefaultPatience, "how long a machine that boots may say nothing before it is given up")
+	f.DurationVar(&o.patience, "boot-timeout", supervisor.DefaultPatience, "how long a machine that boots may report no progress before it is given up")
+	complete(cmd, "memory", words("64M", "128M", "256M", "512M", "1G", "2G"))
+	complete(cmd, "network", fromLab(env, file, func(s *lab.Spec) []string { return append(s.NetworkNames(), "none") }))
+	complete(cmd, "backend", words(lab.Backends()...))
+	for _, name := range []string{"subnet", "subnet6", "forward", "cmdline", "module", "boot-timeout"} {
+		complete(cmd, name, words())
+	}
 }
 
 // machine picks the machine or image called name, or the only one, and lays
@@ -185,6 +213,9 @@ func (o *machineOptions) machine(s *lab.Spec, name string) (*lab.Machine, error)
 	m, err := pick(s, name)
 	if err != nil {
 		return nil, err
+	}
+	if o.patience <= 0 {
+		return nil, usagef("--boot-timeout %v leaves a machine no time; write one such as 90s or 5m", o.patience)
 	}
 	if o.memory != "" {
 		if m.Memory, err = lab.ParseMemory(o.memory); err != nil {
@@ -264,11 +295,11 @@ func pick(s *lab.Spec, name string) (*lab.Machine, error) {
 	case name == "" && len(images) == 1:
 		return s.Throwaway(images[0]), nil
 	case name == "":
-		return nil, usagef("the file has several images and machines; name one of %s", strings.Join(append(images, machines...), ", "))
+		return nil, usagef("the file has several images and machines; name one of %s", strings.Join(runnable(s), ", "))
 	case s.Machines[name] != nil:
 		return s.Machines[name], nil
 	case s.Images[name] != nil:
 		return s.Throwaway(name), nil
 	}
-	return nil, lab.OneOf("image", name, append(images, machines...))
+	return nil, lab.OneOf("image", name, runnable(s))
 }

@@ -56,11 +56,24 @@ ends by itself with status 125 and a report.`,
 			return o.run(cmd.Context(), env, sig, name, argv)
 		},
 	}
-	o.buildOptions.flags(cmd)
-	o.machineOptions.flags(cmd)
+	o.flags(env, cmd)
+	return cmd
+}
+
+func (o *runOptions) flags(env Env, cmd *cobra.Command) {
+	o.buildOptions.flags(env, cmd)
+	o.machineOptions.flags(env, &o.file, cmd)
 	cmd.Flags().BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal in any case")
 	cmd.Flags().BoolVarP(&o.noTTY, "no-tty", "T", false, "give the command no terminal")
-	return cmd
+	cmd.ValidArgsFunction = oneName(env, fromLab(env, &o.file, runnable))
+}
+
+// consoleFor is what the machine has on its console: with a command nothing.
+func consoleFor(argv []string) rootfs.Console {
+	if len(argv) > 0 {
+		return rootfs.ConsoleNone
+	}
+	return rootfs.ConsoleSession
 }
 
 // splitArgs takes an optional name before "--" and a command after it.
@@ -83,17 +96,16 @@ func splitArgs(cmd *cobra.Command, args []string) (name string, argv []string, e
 }
 
 func (o *runOptions) run(ctx context.Context, env Env, sig *signals, name string, argv []string) error {
+	if o.tty && o.noTTY {
+		return usagef("--tty and --no-tty exclude each other")
+	}
 	screen := o.renderer(env)
 	defer screen.Close()
 	p, err := o.open(env, screen)
 	if err != nil {
 		return err
 	}
-	console := rootfs.ConsoleSession
-	if len(argv) > 0 {
-		console = rootfs.ConsoleNone
-	}
-	ready, err := p.prepare(ctx, env, &o.machineOptions, name, console, screen)
+	ready, err := p.prepare(ctx, env, &o.machineOptions, name, consoleFor(argv), screen)
 	if err != nil {
 		return asUsage(err)
 	}
@@ -194,6 +206,8 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 	}
 	select { // a connection that breaks is nearly always the machine's end
 	case <-s.Over():
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	case <-time.After(powerOff):
 	}
 	exit, ended := s.Ended()

@@ -35,9 +35,19 @@ var passed = []os.Signal{
 func watchSignals(ctx context.Context) (context.Context, *signals) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := &signals{incoming: make(chan os.Signal, 8), cancel: cancel, stop: make(chan struct{})}
-	signal.Notify(s.incoming, passed[0], passed[1], passed[3])
+	s.notice(unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
 	s.done.Go(s.loop)
 	return ctx, s
+}
+
+// notice starts to take notice of signals, but not of those that whoever
+// started wolffia has it ignore, as nohup does.
+func (s *signals) notice(all ...os.Signal) {
+	for _, sig := range all {
+		if !signal.Ignored(sig) {
+			signal.Notify(s.incoming, sig)
+		}
+	}
 }
 
 func (s *signals) close() {
@@ -71,7 +81,7 @@ func (s *signals) pass(take func(unix.Signal)) (end func()) {
 	s.mu.Lock()
 	s.take = take
 	s.mu.Unlock()
-	signal.Notify(s.incoming, passed...)
+	s.notice(passed...)
 	return func() {
 		s.mu.Lock()
 		s.take = nil

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"runtime"
 	"runtime/debug"
 
@@ -20,8 +19,9 @@ func newVersion(env Env) *cobra.Command {
 			if asJSON {
 				return writeJSON(env.Stdout, v)
 			}
-			fmt.Fprintf(env.Stdout, "wolffia %s %s/%s %s\n", v.Version, v.OS, v.Arch, v.Go)
-			return nil
+			var out page
+			out.printf("wolffia %s %s/%s %s\n", v.Version, v.OS, v.Arch, v.Go)
+			return out.show(env)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -134,11 +134,14 @@ func (s *Spec) Throwaway(image string) *Machine {
 	return m
 }
 
-func parseRelease(s string) (string, error) {
+func parseRelease(s string) (string, error) { return s, CheckRelease(s) }
+
+// CheckRelease holds a release to what a code name or suite may be.
+func CheckRelease(s string) error {
 	if s == "" || len(s) > 64 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" || s[0] == '.' || s[0] == '-' {
-		return "", fmt.Errorf("release %q is no Debian code name; write one such as %s", s, DefaultRelease)
+		return fmt.Errorf("release %q is no Debian code name; write one such as %s", s, DefaultRelease)
 	}
-	return s, nil
+	return nil
 }
 
 func parsePath(s string) (string, error) {
