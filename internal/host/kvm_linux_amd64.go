@@ -117,11 +117,11 @@ func kvm() error {
 	case err != nil:
 		return no(err, "load kvm_intel or kvm_amd, or switch virtualisation on in the firmware; machines are emulated without")
 	}
-	defer f.Close()
 	done := make(chan error, 1)
 	thread := make(chan int, 1)
 	go func() {
 		runtime.LockOSThread() // not unlocked: a thread that hung is thrown away
+		defer f.Close()        // here, since a guest that hangs may outlast its caller
 		thread <- unix.Gettid()
 		done <- runHalt(int(f.Fd()))
 	}()
