@@ -148,6 +148,6 @@ func BenchmarkCrowd(b *testing.B) {
 		})
 	})
 	b.Run("mke2fs", func(b *testing.B) {
-		benchmark(b, func(f *os.File) error { return mkfs(mke2fs, f.Name(), dir, "64M") })
+		benchmark(b, func(f *os.File) error { return mkfs(mke2fs, f.Name(), dir, "64M", "-N", "30000") })
 	})
 }

@@ -22,6 +22,10 @@
 // superblock (sparse_super). GRUB 2.06 and Linux of any present version can
 // read them.
 //
+// A directory of more than 64,998 subdirectories needs dir_nlink, which ext4
+// always has. An ext2 or ext3 gets it only then, and Linux mounts that for writing
+// as ext4, not by its own name.
+//
 // What the form can't hold is an error that names the file: more than 65,000
 // names of one file, attributes that take more than the inode's room and one
 // block together, an attribute in an unknown namespace, symbolic links of a

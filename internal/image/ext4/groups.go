@@ -172,6 +172,9 @@ func (w *writer) super(freeBlocks uint64) *superblock {
 		s.ROCompat |= roDirNlink | roExtraSize
 		s.LogGroupsPerFlex = uint8(bits.TrailingZeros64(l.flex))
 	}
+	if w.huge {
+		s.ROCompat |= roHugeFile
+	}
 	if l.descSize == 64 {
 		s.Incompat |= incompat64bit
 		s.DescSize = 64

@@ -164,3 +164,25 @@ touch crowd/late
 		})
 	}
 }
+
+// TestKernelCrowd adds to directories that are as full as they can be.
+func TestKernelCrowd(t *testing.T) {
+	for _, o := range []Options{{Type: Ext3, BlockSize: 4096}, {Type: Ext4, BlockSize: 1024, Checksums: true}} {
+		t.Run(fmt.Sprintf("%s %d", o.Type, o.BlockSize), func(t *testing.T) {
+			o.Free = 8 << 20
+			name := image(t, crowd(t), o)
+			said, _ := inKernel(t, name, `
+mount -t ext4 /dev/ubdb /mnt || echo FAILED
+echo COUNT $(ls /mnt/dirs | wc -l) $(ls /mnt/files | wc -l) $(ls /mnt/links | wc -l)
+mkdir /mnt/dirs/more || echo FAILED
+rm -r /mnt/dirs/d1 /mnt/files/file-*7 || echo FAILED
+touch /mnt/files/more || echo FAILED
+umount /mnt || echo FAILED
+`)
+			if strings.Contains(said, "FAILED") || !strings.Contains(said, "COUNT 65001 100000 65000\n") {
+				t.Errorf("the kernel says\n%s", said)
+			}
+			fsck(t, name)
+		})
+	}
+}

@@ -60,6 +60,7 @@ type writer struct {
 	seed uint32 // of all checksums
 
 	journal mapped
+	huge    bool // a file takes 2 TiB or more (huge_file)
 }
 
 func write(to io.WriterAt, t *tree.Tree, o *Options) error {
@@ -278,6 +279,7 @@ func (w *writer) encodeNode(i *inode, b []byte) {
 		raw.blocks++
 	}
 	raw.blocks *= w.l.bs / 512
+	w.huge = w.huge || raw.blocks >= 1<<32
 	raw.encode(b)
 	copy(b[oldInodeSize+extraSize:], i.xattrs)
 }
