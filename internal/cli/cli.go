@@ -5,6 +5,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -61,7 +62,9 @@ func Main(ctx context.Context, env Env) int {
 	defer signals.close()
 	root := newRoot(env, signals)
 	root.SetArgs(env.Args)
-	return report(ctx, env.Stderr, root.ExecuteContext(ctx))
+	cmd, err := root.ExecuteContextC(ctx)
+	asJSON := cmd.Flags().Lookup("json")
+	return report(ctx, env.Stderr, err, asJSON != nil && asJSON.Value.String() == "true")
 }
 
 func newRoot(env Env, signals *signals) *cobra.Command {
@@ -202,14 +205,41 @@ func flagError(cmd *cobra.Command, err error) error {
 		didYouMean(near, "see "+cmd.CommandPath()+" --help"))
 }
 
+// failure is an error's JSON form: the last line on standard error, where the
+// events are.
+type failure struct {
+	Kind    string   `json:"kind"` // "error"
+	Status  int      `json:"status"`
+	Message string   `json:"message"`
+	Machine string   `json:"machine,omitempty"` // these are of a machine that did not come up
+	Stage   string   `json:"stage,omitempty"`
+	Cause   string   `json:"cause,omitempty"`
+	Fix     string   `json:"fix,omitempty"`
+	Exit    string   `json:"exit,omitempty"`
+	Console []string `json:"console,omitempty"`
+	Command []string `json:"command,omitempty"`
+	Log     string   `json:"log,omitempty"`
+}
+
 // report prints an error, with what helps against it, and gives the status.
-func report(ctx context.Context, w io.Writer, err error) int {
+func report(ctx context.Context, w io.Writer, err error, asJSON bool) int {
 	var text strings.Builder
 	status := describe(ctx, &text, err)
-	io.WriteString(w, term.Clean(text.String()))
+	if !asJSON || text.Len() == 0 {
+		io.WriteString(w, term.Clean(text.String()))
+		return status
+	}
+	f := failure{Kind: "error", Status: status, Message: err.Error()}
+	var start *machine.StartError
+	if errors.As(err, &start) {
+		f.Machine, f.Stage, f.Cause, f.Fix = start.Machine, start.Stage, start.Cause, start.Fix
+		f.Exit, f.Console, f.Command, f.Log = start.Exit, start.Tail, start.Argv, start.Log
+	}
+	json.NewEncoder(w).Encode(f)
 	return status
 }
 
+// describe writes an error for people.
 func describe(ctx context.Context, w io.Writer, err error) int {
 	var (
 		status  statusError
@@ -260,7 +290,7 @@ func reportStart(w io.Writer, e *machine.StartError) {
 	fmt.Fprintf(w, "wolffia: machine %q %s\n", e.Machine, what)
 	row := func(label, text string) {
 		if text != "" {
-			fmt.Fprintf(w, "  %-8s %s\n", label, text)
+			fmt.Fprintf(w, "  %-8s %s\n", label, strings.ReplaceAll(text, "\n", "\n           "))
 		}
 	}
 	row("stage:", e.Stage)

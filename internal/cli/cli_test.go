@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
@@ -74,6 +75,16 @@ func TestBadUse(t *testing.T) {
 		if r.status != ExitUsage || r.stdout != "" || r.err != "wolffia: "+want+"\n" {
 			t.Errorf("%s: status %d, %q, %q", args, r.status, r.stdout, r.err)
 		}
+	}
+}
+
+// TestErrorsAsJSON: whoever asks for JSON gets nothing else.
+func TestErrorsAsJSON(t *testing.T) {
+	r := wolffia(t, t.TempDir(), "run", "--json", "nobody")
+	var f failure
+	if err := json.Unmarshal([]byte(r.err), &f); err != nil || f.Kind != "error" || f.Status != ExitUsage || r.status != ExitUsage ||
+		!strings.HasPrefix(f.Message, `unknown image "nobody"`) {
+		t.Errorf("%v: %s", err, r.err)
 	}
 }
 

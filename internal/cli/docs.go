@@ -12,7 +12,14 @@ import (
 func Manual() []byte {
 	var b strings.Builder
 	b.WriteString("# The commands\n\n<!-- Made from the code by: go test ./internal/cli -run TestDocs -update -->\n\n")
-	b.WriteString("Exit status: the command's own for `run -- CMD`; otherwise 0, 1 for a failure,\n2 for bad usage or a bad file, 125 for a machine that never came up, 130 when\ninterrupted. Progress and errors go to standard error, results to standard output.\n")
+	b.WriteString(`Exit status: the command's own for ` + "`run -- CMD`" + `; otherwise 0, 1 for a failure,
+2 for bad usage or a bad file, 125 for a machine that never came up or died under
+a command, 130 when interrupted. Progress and errors go to standard error, results
+to standard output.
+
+With ` + "`--json`" + ` progress is one JSON object a line, and so is an error, the last line:
+` + "`{\"kind\":\"error\",\"status\":2,\"message\":\"...\"}`" + `.
+`)
 	for _, c := range newRoot(Env{}, nil).Commands() {
 		manual(&b, c)
 	}

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"net/netip"
 	"path/filepath"
 	"strings"
 	"time"
@@ -258,28 +257,29 @@ func (o *machineOptions) machine(s *lab.Spec, name string) (*lab.Machine, error)
 	return m, nil
 }
 
-// networks lays the flags over the networks that the machine is on.
+// networks lays the flags over the networks that the machine is on; addresses
+// are those of the one that leads to the host, or else of the first.
 func (o *machineOptions) networks(s *lab.Spec, m *lab.Machine) (err error) {
-	var subnet, subnet6 netip.Prefix
-	if o.subnet != "" {
-		if subnet, err = lab.ParseSubnet(o.subnet); err != nil {
-			return err
-		}
-	}
-	if o.subnet6 != "" {
-		if subnet6, err = lab.ParseSubnet6(o.subnet6); err != nil {
-			return err
-		}
-	}
 	for _, name := range m.Networks {
 		n := s.Networks[name]
 		n.NoHost = n.NoHost || o.noHost
 		n.Restrict = n.Restrict || o.restrict
-		if subnet.IsValid() {
-			n.Subnet = subnet
+	}
+	n := s.Uplink(m)
+	if n == nil && len(m.Networks) > 0 {
+		n = s.Networks[m.Networks[0]]
+	}
+	if n == nil {
+		n = &lab.Network{} // the flags are checked all the same
+	}
+	if o.subnet != "" {
+		if n.Subnet, err = lab.ParseSubnet(o.subnet); err != nil {
+			return err
 		}
-		if subnet6.IsValid() {
-			n.Subnet6 = subnet6
+	}
+	if o.subnet6 != "" {
+		if n.Subnet6, err = lab.ParseSubnet6(o.subnet6); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -57,6 +57,7 @@ func TestMistakes(t *testing.T) {
 		"unknown image":     {"images: {base: }\nmachines:\n  alice: {image: bsae}\n", `f:3:18: unknown image "bsae"; did you mean "base"?`},
 		"unknown network":   {"networks: {lan: }\nmachines:\n  alice: {networks: [lan, lna]}\n", `f:3:27: unknown network "lna"; did you mean "lan"?`},
 		"network twice":     {"networks: {lan: }\nmachines:\n  alice: {networks: [lan, lan]}\n", `f:3:27: machine "alice" is on network "lan" twice`},
+		"same addresses":    {"networks: {lan: , far: {subnet: 10.0.0.0/16}}\nmachines:\n  alice: {networks: [lan, far]}\n", `f:3:22: machine "alice" is on networks "lan" and "far", which have the same addresses (10.0.2.0/24 and 10.0.0.0/16); give one another subnet`},
 		"no image":          {"images: {a: , b: }\nmachines:\n  alice: {memory: 64M}\n", `f:3:10: machine "alice" names no image; it may be a, b`},
 		"bad backend":       {"machines:\n  alice: {backend: umll}\n", `f:2:20: unknown backend "umll"; did you mean "uml"?`},
 		"bad arch":          {"images: {base: {arch: amd46}}\n", `f:1:23: unknown arch "amd46"; did you mean "amd64"?`},

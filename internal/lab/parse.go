@@ -100,6 +100,10 @@ func (s *Spec) completeMachine(m *Machine, at *places) {
 		}
 		seen[n] = true
 	}
+	if a, b := s.clash(m); a != nil {
+		at.fail(path("networks"), 0, "machine %q is on networks %q and %q, which have the same addresses (%s and %s); give one another subnet",
+			m.Name, a.Name, b.Name, a.Subnet, b.Subnet)
+	}
 	if len(m.Forwards) > 0 && s.Uplink(m) == nil {
 		at.fail(path("forwards"), 0, "machine %q has forwards, and no network with a gateway to forward over", m.Name)
 	}
@@ -108,6 +112,20 @@ func (s *Spec) completeMachine(m *Machine, at *places) {
 			at.fail(path("cmdline"), i, "kernel parameter %q holds a blank; give each as an item of its own", p)
 		}
 	}
+}
+
+// clash finds two networks of a machine whose gateways hand out the same
+// addresses; nobody could be reached over the second.
+func (s *Spec) clash(m *Machine) (a, b *Network) {
+	for i, first := range m.Networks {
+		for _, second := range m.Networks[i+1:] {
+			a, b := s.Networks[first], s.Networks[second]
+			if a != nil && b != nil && a != b && !a.NoGateway && !b.NoGateway && a.Subnet.Overlaps(b.Subnet) {
+				return a, b
+			}
+		}
+	}
+	return nil, nil
 }
 
 // Uplink is the first of a machine's networks that has a gateway, or nil.
