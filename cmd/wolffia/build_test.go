@@ -78,3 +78,19 @@ images:
 		}
 	}
 }
+
+// TestBuildToOutput writes an image to standard output, and the same to a file
+// in a folder that it is given.
+func TestBuildToOutput(t *testing.T) {
+	parallel(t)
+	p := newPerson(t)
+	dir := p.folder(t, "images")
+	p.run(t, call{}, "build", "--format", "tar", "-o", dir)
+	data, err := os.ReadFile(filepath.Join(dir, "base.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := p.run(t, call{}, "build", "--format", "tar", "-o", "-"); o.out != string(data) || len(data) == 0 {
+		t.Errorf("%d bytes on standard output, %d in the file", len(o.out), len(data))
+	}
+}

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,8 +19,10 @@ import (
 // commands they have
 //
 //	exits STATUS wolffia [ARG]...
+//	json stdout|stderr
 //
-// which runs wolffia as an ordinary user and wants exactly that status.
+// The first runs wolffia as an ordinary user and wants exactly that status;
+// the second wants what was written last to be JSON values.
 func TestScript(t *testing.T) {
 	p := newPerson(t)
 	work := p.folder(t, "scripts")
@@ -46,7 +51,7 @@ func TestScript(t *testing.T) {
 				return os.Lchown(path, p.uid, p.uid)
 			})
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits(p)},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits(p), "json": isJSON},
 	})
 }
 
@@ -74,6 +79,23 @@ func exits(p *person) func(*testscript.TestScript, bool, []string) {
 		}
 		if got != want {
 			ts.Fatalf("status %d, want %d", got, want)
+		}
+	}
+}
+
+func isJSON(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: json stdout|stderr")
+	}
+	d := json.NewDecoder(strings.NewReader(ts.ReadFile(args[0])))
+	for n := 0; ; n++ {
+		var v any
+		err := d.Decode(&v)
+		if err == io.EOF && n > 0 {
+			return
+		}
+		if err != nil {
+			ts.Fatalf("value %d of %s is no JSON: %v", n+1, args[0], err)
 		}
 	}
 }
