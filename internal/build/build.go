@@ -113,6 +113,14 @@ func packageName(wish string) string {
 	return wish
 }
 
+// LockFileError is a lock file that can't be read. Update makes it anew.
+type LockFileError struct{ Err error }
+
+func (e *LockFileError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the cause.
+func (e *LockFileError) Unwrap() error { return e.Err }
+
 // Lock pins a request's packages: as the lock file has them, else as the
 // archive has them now.
 func (b *Builder) Lock(ctx context.Context, req debian.Request) (*debian.Lock, error) {
@@ -120,8 +128,8 @@ func (b *Builder) Lock(ctx context.Context, req debian.Request) (*debian.Lock, e
 		return b.storedLock(ctx, req)
 	}
 	locks, err := debian.ReadLocks(b.LockFile)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+	if err != nil && !b.Update {
+		return nil, &LockFileError{err}
 	}
 	if found := locks.Find(req); found != nil && !b.Update {
 		return found, nil

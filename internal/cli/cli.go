@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"wolffia/internal/build"
 	"wolffia/internal/debian"
 	"wolffia/internal/host"
 	"wolffia/internal/kernel"
@@ -247,6 +248,7 @@ func describe(ctx context.Context, w io.Writer, err error) int {
 		files   lab.Errors
 		request *debian.RequestError
 		module  *kernel.UnknownModuleError
+		lock    *build.LockFileError
 		start   *machine.StartError
 		lacking *host.UnsupportedError
 	)
@@ -266,7 +268,7 @@ func describe(ctx context.Context, w io.Writer, err error) int {
 			fmt.Fprintln(w, "wolffia: "+e.Error())
 		}
 		return ExitUsage
-	case errors.As(err, &usage), errors.As(err, &request), errors.As(err, &module):
+	case errors.As(err, &usage), errors.As(err, &request), errors.As(err, &module), errors.As(err, &lock):
 		fmt.Fprintln(w, "wolffia: "+oneLine(err))
 		return ExitUsage
 	case errors.As(err, &lacking):

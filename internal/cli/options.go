@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"path/filepath"
 	"strings"
 	"time"
@@ -104,6 +105,9 @@ func (o *buildOptions) open(env Env, events event.Sink) (*project, error) {
 	mirror, mirrorErr := debian.FindMirror(debian.MirrorOptions{
 		Flag: o.mirror, Env: env.Getenv("WOLFFIA_MIRROR"), File: l.Mirror, AptDir: "/etc/apt",
 	})
+	if mirrorErr != nil && !errors.As(mirrorErr, new(*debian.NoMirrorError)) {
+		return nil, &usageError{mirrorErr}
+	}
 	var keyrings []string
 	for _, k := range o.keyrings {
 		keyrings = append(keyrings, inDir(env.Dir, k))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"sync"
@@ -329,7 +330,7 @@ func (o *runOptions) terminal(env Env, cmd *access.Command) (restore func(), err
 func asUsage(err error) error {
 	var path *os.PathError
 	var recipe *rootfs.Error
-	if errors.As(err, &recipe) && !errors.As(err, &path) {
+	if errors.As(err, &recipe) && (!errors.As(err, &path) || errors.Is(err, fs.ErrNotExist)) {
 		return &usageError{err}
 	}
 	return err
