@@ -59,7 +59,7 @@ func TestFailures(t *testing.T) {
 	if err := Write(&memory{}, around(lying{size: 3, data: "long enough"}), Options{}); err != nil {
 		t.Errorf("longer than its size: %v", err)
 	}
-	for _, left := range []int64{0, 1000, 5 << 20, 20 << 20} {
+	for _, left := range []int64{0, 1000, 5 << 20, 15 << 20} {
 		if err := Write(&full{left}, around(tree.Bytes("x")), Options{}); !errors.Is(err, errFull) {
 			t.Errorf("full after %d bytes: %v", left, err)
 		}
