@@ -20,6 +20,7 @@ var layers = []string{
 	"tree event host spell tooltest",
 	"tree/treetest",
 	"store",
+	"image/compress",
 	"image/cpio image/tarball image/ext4",
 	"debian/control",
 	"debian/resolve debian/deb",
@@ -51,6 +52,7 @@ var owners = map[string]string{
 	"github.com/ProtonMail/go-crypto": "debian",
 	"github.com/go-crypt/crypt":       "rootfs",
 	"github.com/mikelolasagasti/xz":   "debian/deb",
+	"github.com/klauspost/pgzip":      "image/compress",
 	"golang.org/x/crypto/ssh":         "access",
 }
 

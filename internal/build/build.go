@@ -29,6 +29,7 @@ import (
 
 	"wolffia/internal/debian"
 	"wolffia/internal/event"
+	"wolffia/internal/image/compress"
 	"wolffia/internal/image/cpio"
 	"wolffia/internal/image/tarball"
 	"wolffia/internal/lab"
@@ -338,9 +339,9 @@ func WriteTree(f *os.File, t *tree.Tree, format Format, limit time.Time) error {
 	}
 	switch format.Name {
 	case "cpio":
-		return cpio.Write(f, t, cpio.Options{Time: limit, Compression: cpio.Compression(compression)})
+		return cpio.Write(f, t, cpio.Options{Time: limit, Compression: compress.Kind(compression)})
 	case "tar":
-		return tarball.Write(f, t, tarball.WriteOptions{Time: limit, Compression: tarball.Compression(compression)})
+		return tarball.Write(f, t, tarball.WriteOptions{Time: limit, Compression: compress.Kind(compression)})
 	}
 	return lab.OneOf("format", format.Name, Formats())
 }

@@ -29,7 +29,7 @@
 //
 //	f, err := os.Create("initramfs.cpio.zst")
 //	...
-//	err = cpio.Write(f, t, cpio.Options{Compression: cpio.Zstd, Time: epoch})
+//	err = cpio.Write(f, t, cpio.Options{Compression: compress.Zstd, Time: epoch})
 package cpio
 
 import (

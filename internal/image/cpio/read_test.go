@@ -14,6 +14,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"wolffia/internal/image/compress"
 	"wolffia/internal/tree"
 )
 
@@ -253,8 +254,8 @@ func FuzzRead(f *testing.F) {
 		f.Add([]byte(c.archive))
 	}
 	f.Add(write(f, sample(), Options{BlockSize: 4}))
-	f.Add(write(f, sample(), Options{Compression: Gzip}))
-	f.Add(write(f, sample(), Options{Compression: Zstd}))
+	f.Add(write(f, sample(), Options{Compression: compress.Gzip}))
+	f.Add(write(f, sample(), Options{Compression: compress.Zstd}))
 	o := ReadOptions{Limits: tree.Limits{Entries: 1000, Metadata: 1 << 20}, MaxSize: 1 << 20}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tr, err := Read(bytes.NewReader(b), o)

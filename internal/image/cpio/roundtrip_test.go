@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/image/compress"
 	"wolffia/internal/tree"
 	"wolffia/internal/tree/treetest"
 )
@@ -34,7 +35,7 @@ func read(t testing.TB, b []byte, o ReadOptions) *tree.Tree {
 	return tr
 }
 
-var compressions = []Compression{None, Gzip, Zstd}
+var compressions = []compress.Kind{compress.None, compress.Gzip, compress.Zstd}
 
 func TestRoundTrip(t *testing.T) {
 	for seed := range uint64(10) {
@@ -79,7 +80,7 @@ func TestSameBytesOnAnyNumberOfProcessors(t *testing.T) {
 func TestSegments(t *testing.T) {
 	want := tree.New()
 	var all []byte
-	for i, c := range []Compression{None, Gzip, Gzip, None, Zstd, Zstd, None, Gzip} {
+	for i, c := range []compress.Kind{compress.None, compress.Gzip, compress.Gzip, compress.None, compress.Zstd, compress.Zstd, compress.None, compress.Gzip} {
 		seg := tree.New()
 		name := fmt.Sprintf("/f%d", i)
 		for _, tr := range []*tree.Tree{seg, want} {
@@ -101,11 +102,11 @@ func TestSegments(t *testing.T) {
 func TestMembersThatEndMidRecord(t *testing.T) {
 	want := big()
 	plain := write(t, want, Options{})
-	for _, c := range []Compression{Gzip, Zstd} {
+	for _, c := range []compress.Kind{compress.Gzip, compress.Zstd} {
 		var all bytes.Buffer
 		for rest := plain; len(rest) > 0; {
 			n := min(len(rest), 777_777)
-			w, end, err := compress(&all, c)
+			w, end, err := compress.Writer(&all, c)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/image/compress"
 	"wolffia/internal/tooltest"
 
 	"wolffia/internal/tree"
@@ -223,9 +224,9 @@ func TestToolsPack(t *testing.T) {
 func TestCompressors(t *testing.T) {
 	want := big()
 	plain := write(t, want, Options{})
-	for c, args := range map[Compression][2][]string{
-		Gzip: {{"gzip", "-dc"}, {"gzip", "-9c"}},
-		Zstd: {{"zstd", "-dcq"}, {"zstd", "-qc", "--ultra", "-20", "--long=27"}},
+	for c, args := range map[compress.Kind][2][]string{
+		compress.Gzip: {{"gzip", "-dc"}, {"gzip", "-9c"}},
+		compress.Zstd: {{"zstd", "-dcq"}, {"zstd", "-qc", "--ultra", "-20", "--long=27"}},
 	} {
 		tooltest.Require(t, string(c), string(c))
 		if got := run(t, "", write(t, want, Options{Compression: c}), args[0]...); !bytes.Equal(got, plain) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"wolffia/internal/image/compress"
 	"wolffia/internal/tree"
 )
 
@@ -19,7 +20,7 @@ type Options struct {
 	// become this, as SOURCE_DATE_EPOCH asks.
 	Time time.Time
 	// Compression is that of the whole archive.
-	Compression Compression
+	Compression compress.Kind
 	// BlockSize is what the archive's length, before compression, is padded
 	// with zeros to a multiple of. It is a multiple of 4 itself. 0 means 512,
 	// as other tools do.
@@ -47,19 +48,19 @@ func Write(w io.Writer, t *tree.Tree, o Options) (err error) {
 		return fmt.Errorf("write cpio: block size %d is no multiple of 4", o.BlockSize)
 	}
 	out := &counter{w: w}
-	z, end, err := compress(out, o.Compression)
+	z, end, err := compress.Writer(out, o.Compression)
 	if err != nil {
 		return fmt.Errorf("write cpio: %w", err)
 	}
 	wr := &writer{o: o, out: bufio.NewWriterSize(struct{ io.Writer }{z}, bufferSize), inodes: map[*tree.Node]*inode{}}
-	if o.Compression == None {
+	if o.Compression == compress.None {
 		wr.file, _ = w.(*os.File)
 	}
 	err = wr.archive(t)
 	if e := end(); err == nil {
 		err = e
 	}
-	if err == nil && o.More && o.Compression != None {
+	if err == nil && o.More && o.Compression != compress.None {
 		_, err = w.Write(make([]byte, pad4(out.n)))
 	}
 	if err != nil {

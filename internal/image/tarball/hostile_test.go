@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/image/compress"
 	"wolffia/internal/tree"
 )
 
@@ -274,8 +275,8 @@ func FuzzRead(f *testing.F) {
 		}
 	}
 	f.Add(write(f, sample(), WriteOptions{}))
-	f.Add(write(f, sample(), WriteOptions{Compression: Gzip}))
-	f.Add(write(f, sample(), WriteOptions{Compression: Zstd}))
+	f.Add(write(f, sample(), WriteOptions{Compression: compress.Gzip}))
+	f.Add(write(f, sample(), WriteOptions{Compression: compress.Zstd}))
 	f.Add([]byte(rawEntry('L', "", "", "long\x00", nil) + rawEntry('K', "", "", "target\x00", nil) + symlink("short", "x") + end))
 	f.Add([]byte(pax("path", "b", "mtime", "-1.25", "SCHILY.xattr.user.a", "v") + file("a", "data") + end))
 	f.Add([]byte(pax("GNU.sparse.major", "1", "GNU.sparse.minor", "0", "GNU.sparse.realsize", "9") + file("a", "1\n0\n4\n"+strings.Repeat("\x00", 506)+"data") + end))

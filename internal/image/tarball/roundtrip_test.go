@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/image/compress"
 	"wolffia/internal/tree"
 	"wolffia/internal/tree/treetest"
 )
@@ -36,7 +37,7 @@ func read(t testing.TB, b []byte, o ReadOptions) *tree.Tree {
 }
 
 var (
-	compressions = []Compression{None, Gzip, Zstd}
+	compressions = []compress.Kind{compress.None, compress.Gzip, compress.Zstd}
 	everything   = treetest.Options{Entries: 200, Xattrs: true, LinkedLinks: true}
 )
 
@@ -289,11 +290,11 @@ func BenchmarkWrite(b *testing.B) {
 func TestMembersAndPadding(t *testing.T) {
 	want := big()
 	plain := write(t, want, WriteOptions{})
-	for _, c := range []Compression{Gzip, Zstd} {
+	for _, c := range []compress.Kind{compress.Gzip, compress.Zstd} {
 		var all bytes.Buffer
 		for rest := plain; len(rest) > 0; {
 			n := min(len(rest), 777_777)
-			w, end, err := compress(&all, c)
+			w, end, err := compress.Writer(&all, c)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -304,7 +305,7 @@ func TestMembersAndPadding(t *testing.T) {
 			rest = rest[n:]
 		}
 		treetest.Equal(t, read(t, all.Bytes(), ReadOptions{}), want)
-		if c == Gzip {
+		if c == compress.Gzip {
 			all.Write(make([]byte, 10_000))
 			treetest.Equal(t, read(t, all.Bytes(), ReadOptions{}), want)
 			all.WriteString("junk")

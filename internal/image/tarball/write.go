@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"wolffia/internal/image/compress"
 	"wolffia/internal/tree"
 )
 
@@ -20,7 +21,7 @@ type WriteOptions struct {
 	// become this, as SOURCE_DATE_EPOCH asks.
 	Time time.Time
 	// Compression is that of the whole archive.
-	Compression Compression
+	Compression compress.Kind
 }
 
 const (
@@ -35,7 +36,7 @@ const (
 // Nothing is buffered in w afterwards; w is not closed. Errors name the file of
 // the tree that they are about.
 func Write(w io.Writer, t *tree.Tree, o WriteOptions) error {
-	z, end, err := compress(w, o.Compression)
+	z, end, err := compress.Writer(w, o.Compression)
 	if err != nil {
 		return fmt.Errorf("write tar: %w", err)
 	}

@@ -1,4 +1,11 @@
-package cpio
+// Package compress compresses archives on all processors into the same bytes on
+// any number of them: one gzip member or one zstd frame, because the kernel's
+// initramfs unpacker takes no archive that goes on from one to the next.
+//
+//	z, end, err := compress.Writer(f, compress.Zstd)
+//	...
+//	err = end()
+package compress
 
 import (
 	"fmt"
@@ -10,14 +17,14 @@ import (
 	"github.com/klauspost/pgzip"
 )
 
-// Compression says how an archive is compressed.
-type Compression string
+// Kind says how an archive is compressed.
+type Kind string
 
 // The compressions. The output doesn't depend on the number of processors.
 const (
-	None Compression = ""
-	Gzip Compression = "gzip" // about as small as gzip -6, in a fraction of its time
-	Zstd Compression = "zstd" // smaller than gzip, and much faster both ways
+	None Kind = ""
+	Gzip Kind = "gzip" // about as small as gzip -6, in a fraction of its time
+	Zstd Kind = "zstd" // smaller than gzip, and much faster both ways
 )
 
 const (
@@ -26,9 +33,9 @@ const (
 	zstdWindow = 1 << 20
 )
 
-// compress gives a writer that compresses into w, and the function that ends
+// Writer gives a writer that compresses into w, and the function that ends
 // it, which must be called once, whatever happened before.
-func compress(w io.Writer, c Compression) (io.Writer, func() error, error) {
+func Writer(w io.Writer, c Kind) (io.Writer, func() error, error) {
 	switch c {
 	case None:
 		return w, func() error { return nil }, nil
