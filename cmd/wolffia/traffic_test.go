@@ -176,14 +176,16 @@ func TestGigabyteIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := serveHost(t)
-	sum := sha256.New()
+	sent := make(chan string, 1)
 	h.web.HandleFunc("/noise", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", fmt.Sprint(gigabyte))
+		sum := sha256.New()
 		io.CopyN(io.MultiWriter(w, sum), rand.NewChaCha8([32]byte{5}), gigabyte)
+		sent <- fmt.Sprintf("%x  -\n", sum.Sum(nil))
 	})
 	o := p.run(t, call{program: plain, limit: 5 * time.Minute}, "run", "--", "sh", "-c",
 		fmt.Sprintf("wget -q -O - http://10.0.2.2:%d/noise | sha256sum", h.port))
-	if want := fmt.Sprintf("%x  -\n", sum.Sum(nil)); o.out != want {
+	if want := <-sent; o.out != want {
 		t.Errorf("sent %s, got %v", want, o)
 	}
 }
