@@ -57,7 +57,7 @@ images:
 			}
 		}
 		for _, out := range []string{"image.cpio", "image.cpio.gz", "image.cpio.zst", "image.tar", "image.tar.gz", "image.tar.zst"} {
-			c := call{program: plain, dir: dir, env: place.env, limit: 2 * time.Minute,
+			c := call{program: plain, dir: dir, env: place.env, limit: cold,
 				wrap: []string{"sh", "-c", "umask " + place.umask + `; exec "$0" "$@"`}}
 			o := p.run(t, c, "build", "-q", "-o", out)
 			digest := p.checkBuilt(t, o, filepath.Join(dir, out))

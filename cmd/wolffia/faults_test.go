@@ -89,14 +89,14 @@ func TestMirrorFaults(t *testing.T) {
 			a.spoil(c.fault)
 			out := filepath.Join(p.home, "out.cpio")
 			args := []string{"build", "-q", a.flag(), "-o", out}
-			o := p.try(t, call{program: plain, limit: 5 * time.Minute}, args...)
+			o := p.try(t, call{program: plain, limit: cold}, args...)
 			o.failed(t, c.says...)
 			if left, _ := filepath.Glob(filepath.Join(p.home, "*")); len(left) > 0 {
 				t.Errorf("half-written: %q", left)
 			}
 			p.checkCache(t)
 			a.spoil(nil)
-			o = p.run(t, call{program: plain, limit: 5 * time.Minute}, args...)
+			o = p.run(t, call{program: plain, limit: cold}, args...)
 			p.checkBuilt(t, o, out)
 			p.checkCache(t)
 		})
@@ -123,7 +123,7 @@ func TestNoMirror(t *testing.T) {
 	parallel(t)
 	p := newcomer(t)
 	port := freePort(t)
-	o := p.try(t, call{limit: 2 * time.Minute}, "run", "-q", fmt.Sprintf("--mirror=http://127.0.0.1:%d/debian", port), "--", "true")
+	o := p.try(t, call{limit: cold}, "run", "-q", fmt.Sprintf("--mirror=http://127.0.0.1:%d/debian", port), "--", "true")
 	o.failed(t, "--mirror", "InRelease", "refused")
 	o = p.try(t, call{}, "run", "-q", "--offline", "--", "true")
 	o.failed(t, "without --offline")
@@ -165,7 +165,7 @@ func TestFullDisk(t *testing.T) {
 		exec "$@"`, "full"}
 	for _, left := range []string{"1", "8", "50"} { // while the index, a package, an unpacked one is written
 		t.Run(left+"M", func(t *testing.T) {
-			c := call{program: plain, wrap: append(slices.Clone(wrap), left), limit: 3 * time.Minute}
+			c := call{program: plain, wrap: append(slices.Clone(wrap), left), limit: cold}
 			out := filepath.Join(p.home, "out.cpio")
 			o := p.run(t, c, "build", "-q", "-o", out)
 			first, rest, _ := strings.Cut(o.err, "\n")
@@ -223,7 +223,7 @@ func TestReadOnlyCache(t *testing.T) {
 	if err := os.Chmod(q.cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if o := q.run(t, call{program: plain, limit: 2 * time.Minute}, "run", "--", "echo", "up"); o.out != "up\n" {
+	if o := q.run(t, call{program: plain, limit: cold}, "run", "--", "echo", "up"); o.out != "up\n" {
 		t.Error(o)
 	}
 }

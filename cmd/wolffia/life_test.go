@@ -50,7 +50,7 @@ func TestKilled(t *testing.T) {
 				a.spoil(only(m.event, m.fault))
 			}
 			r := p.start(t, call{program: plain}, "run", "--json", a.flag(), "--", "sh", "-c", "echo ready; sleep 1000")
-			eventually(t, patience, m.name, func() bool {
+			eventually(t, cold, m.name, func() bool {
 				for len(a.seen) > 0 {
 					if path := <-a.seen; m.fault != nil && strings.Contains(path, m.event) {
 						time.Sleep(100 * time.Millisecond) // into the transfer
@@ -72,7 +72,7 @@ func TestKilled(t *testing.T) {
 	}
 	a.spoil(nil)
 	p.killed = false // the next run sweeps up what the killed ones left
-	o := p.run(t, call{program: plain, limit: 2 * time.Minute}, "run", a.flag(), "--", "echo", "up")
+	o := p.run(t, call{program: plain, limit: cold}, "run", a.flag(), "--", "echo", "up")
 	if o.out != "up\n" {
 		t.Error(o)
 	}
@@ -119,7 +119,7 @@ func TestSharedCache(t *testing.T) {
 			for i, r := range runs {
 				select {
 				case <-r.ended:
-				case <-time.After(3 * time.Minute):
+				case <-time.After(cold):
 					t.Fatalf("run %d does not end: %s", i, r.err)
 				}
 				if got := status(r.Cmd); got != 0 || r.out.String() != fmt.Sprintf("up %d\n", i) || r.err.String() != "" {

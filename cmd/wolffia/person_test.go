@@ -277,6 +277,10 @@ func (p *person) run(t testing.TB, c call, args ...string) outcome {
 	return o
 }
 
+// cold is how long a call may take that has to fetch and unpack everything,
+// or to move a lot, on a host with other things to do.
+const cold = 5 * time.Minute
+
 // running is wolffia under way.
 type running struct {
 	*exec.Cmd

@@ -183,7 +183,7 @@ func TestGigabyteIn(t *testing.T) {
 		io.CopyN(io.MultiWriter(w, sum), rand.NewChaCha8([32]byte{5}), gigabyte)
 		sent <- fmt.Sprintf("%x  -\n", sum.Sum(nil))
 	})
-	o := p.run(t, call{program: plain, limit: 5 * time.Minute}, "run", "--", "sh", "-c",
+	o := p.run(t, call{program: plain, limit: cold}, "run", "--", "sh", "-c",
 		fmt.Sprintf("wget -q -O - http://10.0.2.2:%d/noise | sha256sum", h.port))
 	if want := <-sent; o.out != want {
 		t.Errorf("sent %s, got %v", want, o)
@@ -225,7 +225,7 @@ func TestGigabyteOut(t *testing.T) {
 		fmt.Fprintf(c, "%d %x\n", n, sum.Sum(nil))
 	}()
 	args := append([]string{"run"}, netcat...)
-	o := p.run(t, call{program: plain, limit: 5 * time.Minute}, append(args, "--", "sh", "-ec", fmt.Sprintf(`
+	o := p.run(t, call{program: plain, limit: cold}, append(args, "--", "sh", "-ec", fmt.Sprintf(`
 		wget -q -O /tmp/noise http://10.0.2.2:%d/noise
 		i=0
 		while [ $i -lt %d ]; do printf '%%08d\n' $i; cat /tmp/noise; i=$((i + 1)); done | nc.openbsd -N 10.0.2.2 %d`,
