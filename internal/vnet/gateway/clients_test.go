@@ -318,7 +318,7 @@ func TestUDP(t *testing.T) {
 			}()
 			port := fmt.Sprint(c.LocalAddr().(*net.UDPAddr).Port)
 			n := newStatic(t, gateway.Config{})
-			if out := n.run("sh", "-c", "echo exchange | nc -u -w 1 "+a.gw+" "+port); out != "EXCHANGE\n" {
+			if out := n.run("sh", "-c", "echo exchange | nc -u -w 3 "+a.gw+" "+port); out != "EXCHANGE\n" {
 				t.Errorf("got %q", out)
 			}
 			c.Close()
