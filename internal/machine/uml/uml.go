@@ -99,6 +99,11 @@ var defaults = []string{
 	"seccomp=auto", // guests' system calls by seccomp, where the kernel can; twice as fast as ptrace
 	"lpj=15000000",
 	"initcall_blacklist=raid6_select_algo,raid6_init",
+	// Checksums and names are read eight bytes at a time, past the end of what
+	// is asked for, and nobody catches the fault behind the last page of memory:
+	// the kernel panics ("Segfault without recovery target") as soon as a packet
+	// ends there. The initramfs lies in the last pages; kept, nothing else does.
+	"retain_initrd",
 	"pty.legacy_count=0", // 512 devices of BSD terminals, and a try to start /sbin/hotplug for each
 	"ubd0r=/dev/null",    // instead of looking for a file called root_fs
 	"init=/init",         // so that an /init that can't be executed is an error: the kernel would go on to try a bare shell
