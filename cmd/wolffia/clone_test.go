@@ -9,13 +9,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"wolffia/internal/tooltest"
 )
 
 // TestFreshClone is the README's first command, typed by an ordinary user in a
 // fresh clone, with nothing cached: no module, no object file, no package.
 func TestFreshClone(t *testing.T) {
 	t.Parallel()
-	git, goTool := requireTool(t, "git", "git"), requireTool(t, "go", "golang-go")
+	git, goTool := tooltest.Require(t, "git", "git"), tooltest.Require(t, "go", "golang-go")
 	p := newcomer(t)
 	root, err := exec.Command(git, "rev-parse", "--show-toplevel").Output()
 	if err != nil {

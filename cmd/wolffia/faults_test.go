@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"wolffia/internal/tooltest"
 )
 
 // checkCache holds the packages in a person's cache to their names, which are
@@ -154,7 +156,7 @@ func TestFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wrap := []string{requireTool(t, "unshare", "util-linux"), "--user", "--map-root-user", "--mount", "--", "sh", "-c", `
+	wrap := []string{tooltest.Require(t, "unshare", "util-linux"), "--user", "--map-root-user", "--mount", "--", "sh", "-c", `
 		mkdir -p "$WOLFFIA_CACHE"; mount -t tmpfs -o size=200m tmpfs "$WOLFFIA_CACHE"
 		head -c $((200 - $1))M /dev/zero >"$WOLFFIA_CACHE/ballast"; shift
 		"$@"
@@ -184,7 +186,7 @@ func TestFullDiskForOutput(t *testing.T) {
 	parallel(t)
 	p := newPerson(t)
 	dir := p.folder(t, "small")
-	wrap := []string{requireTool(t, "unshare", "util-linux"), "--user", "--map-root-user", "--mount", "--", "sh", "-c", `
+	wrap := []string{tooltest.Require(t, "unshare", "util-linux"), "--user", "--map-root-user", "--mount", "--", "sh", "-c", `
 		mount -t tmpfs -o size=1m tmpfs "$HOME/small"; echo old >"$HOME/small/out.cpio"
 		"$@"; status=$?; ls "$HOME/small"; cat "$HOME/small/out.cpio" | head -c 100; exit $status`, "full"}
 	o := p.try(t, call{wrap: wrap}, "build", "-q", "-o", filepath.Join(dir, "out.cpio"))

@@ -124,21 +124,6 @@ func parallel(t *testing.T) {
 	t.Cleanup(func() { <-slots })
 }
 
-// requireTool finds a program that a test needs; without it the test fails in
-// CI and is skipped elsewhere.
-func requireTool(t testing.TB, name, pkg string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is missing: install the Debian package %s", name, pkg)
-	}
-	t.Skipf("%s is missing: install the Debian package %s", name, pkg)
-	return ""
-}
-
 // eventually tries until ok says yes, for at most limit.
 func eventually(t testing.TB, limit time.Duration, what string, ok func() bool) {
 	t.Helper()

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/tooltest"
+
 	"wolffia/internal/debian"
 )
 
@@ -153,7 +155,7 @@ func sections(text string) map[string]string {
 // namespace, as its root, after a setup.
 func inNamespace(t *testing.T, setup string) []string {
 	t.Helper()
-	unshare := requireTool(t, "unshare", "util-linux")
+	unshare := tooltest.Require(t, "unshare", "util-linux")
 	return []string{unshare, "--user", "--map-root-user", "--mount", "--net", "--", "sh", "-ec", setup + "\nexec \"$0\" \"$@\""}
 }
 
@@ -176,7 +178,7 @@ func TestHostsFile(t *testing.T) {
 // that is there answers, and one that is not does not.
 func TestPing(t *testing.T) {
 	parallel(t)
-	requireTool(t, "ip", "iproute2")
+	tooltest.Require(t, "ip", "iproute2")
 	p := newPerson(t)
 	wrap := inNamespace(t, `
 		ip link set lo up

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"wolffia/internal/tooltest"
+
 	"golang.org/x/sync/errgroup"
 )
 
@@ -228,7 +230,7 @@ func TestAsRoot(t *testing.T) {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	} else {
-		c.wrap = []string{requireTool(t, "unshare", "util-linux"), "--user", "--map-root-user", "--"}
+		c.wrap = []string{tooltest.Require(t, "unshare", "util-linux"), "--user", "--map-root-user", "--"}
 	}
 	if o := p.try(t, c, "run", "--", "sh", "-c", "id -u; cat; exit 4"); o.out != "0\nin" || o.err != "" || o.status != 4 {
 		t.Error(o)

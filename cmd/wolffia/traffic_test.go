@@ -16,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"wolffia/internal/tooltest"
 )
 
 // freePort finds a TCP port of the loopback that nobody uses.
@@ -34,8 +36,8 @@ func freePort(t *testing.T) int {
 // ways.
 func TestForwardSSH(t *testing.T) {
 	parallel(t)
-	ssh := requireTool(t, "ssh", "openssh-client")
-	keygen := requireTool(t, "ssh-keygen", "openssh-client")
+	ssh := tooltest.Require(t, "ssh", "openssh-client")
+	keygen := tooltest.Require(t, "ssh-keygen", "openssh-client")
 	p := newPerson(t)
 	keys := t.TempDir() // of the account that runs the tests: OpenSSH wants one with a name
 	key := filepath.Join(keys, "id")

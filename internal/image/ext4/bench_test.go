@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/tooltest"
+
 	"wolffia/internal/tree"
 )
 
@@ -109,7 +111,7 @@ func BenchmarkFloor(b *testing.B) {
 // BenchmarkMke2fs does with mke2fs what [BenchmarkWrite] does.
 func BenchmarkMke2fs(b *testing.B) {
 	dir := sources(b)
-	mke2fs := requireTool(b, "mke2fs", "e2fsprogs")
+	mke2fs := tooltest.Require(b, "mke2fs", "e2fsprogs")
 	for name, args := range map[string][]string{
 		"ext4 journal=false": {"-t", "ext4", "-O", "^has_journal,^metadata_csum,^64bit,^resize_inode"},
 		"ext4 journal=true":  {"-t", "ext4"},
@@ -137,7 +139,7 @@ func BenchmarkCrowd(b *testing.B) {
 	for i := range 20_000 {
 		must(b, os.WriteFile(filepath.Join(dir, fmt.Sprintf("file-%05d", i)), nil, 0o600))
 	}
-	mke2fs := requireTool(b, "mke2fs", "e2fsprogs")
+	mke2fs := tooltest.Require(b, "mke2fs", "e2fsprogs")
 	b.Run("write", func(b *testing.B) {
 		benchmark(b, func(f *os.File) error {
 			t, err := tree.FromDir(dir, tree.DirOptions{})

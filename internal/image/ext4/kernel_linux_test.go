@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/tooltest"
+
 	"wolffia/internal/image/cpio"
 	"wolffia/internal/machine"
 	"wolffia/internal/machine/keeper"
@@ -154,7 +156,7 @@ touch crowd/late
 			}
 			var before strings.Builder
 			must(t, tree.Manifest(&before, got))
-			out, _ := exec.Command(requireTool(t, "e2fsck", "e2fsprogs"), "-fy", name).CombinedOutput()
+			out, _ := exec.Command(tooltest.Require(t, "e2fsck", "e2fsprogs"), "-fy", name).CombinedOutput()
 			fsck(t, name)
 			var after strings.Builder
 			must(t, tree.Manifest(&after, read(t, name)))

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/tooltest"
+
 	"wolffia/internal/tree"
 	"wolffia/internal/tree/treetest"
 )
@@ -74,7 +76,7 @@ func narrow(tr *tree.Tree) *tree.Tree {
 
 // TestReadMke2fs reads what mke2fs makes of a directory, with its features.
 func TestReadMke2fs(t *testing.T) {
-	mke2fs := requireTool(t, "mke2fs", "e2fsprogs")
+	mke2fs := tooltest.Require(t, "mke2fs", "e2fsprogs")
 	src := treetest.Random(7, treetest.Options{Entries: 500, MaxSize: 50_000})
 	for i := range 800 {
 		must(t, src.Put(fmt.Sprintf("/%s-%d", strings.Repeat("n", i%100), i), tree.File(0o644, nil)))

@@ -9,27 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	"wolffia/internal/tooltest"
+
 	"wolffia/internal/tree"
 	"wolffia/internal/tree/treetest"
 )
-
-// requireTool gives the path of a program that a test compares us with. In CI
-// its absence is a failure.
-func requireTool(t testing.TB, name, pkg string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		path, err = exec.LookPath("/sbin/" + name) // not in an ordinary user's PATH
-	}
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is missing: install the Debian package %s", name, pkg)
-	}
-	t.Skipf("%s is missing: install the Debian package %s", name, pkg)
-	return ""
-}
 
 // image writes tr into a new file.
 func image(t testing.TB, tr *tree.Tree, o Options) string {
@@ -55,7 +39,7 @@ var silent = regexp.MustCompile(`^(e2fsck .*|Pass \d: .*|[^:]+: \d+/\d+ files \(
 // fsck fails the test where e2fsck has anything to say.
 func fsck(t testing.TB, name string) {
 	t.Helper()
-	cmd := exec.Command(requireTool(t, "e2fsck", "e2fsprogs"), "-fn", name)
+	cmd := exec.Command(tooltest.Require(t, "e2fsck", "e2fsprogs"), "-fn", name)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	out, err := cmd.CombinedOutput()
 	bad := err != nil
@@ -96,7 +80,7 @@ func sizes(t *testing.T, fn func(t *testing.T, o Options)) {
 // debugfs runs commands, one to a line, on an image.
 func debugfs(t *testing.T, name, commands string) string {
 	t.Helper()
-	cmd := exec.Command(requireTool(t, "debugfs", "e2fsprogs"), "-f", "-", name)
+	cmd := exec.Command(tooltest.Require(t, "debugfs", "e2fsprogs"), "-f", "-", name)
 	cmd.Env, cmd.Stdin = append(os.Environ(), "LC_ALL=C", "TZ=UTC"), strings.NewReader(commands)
 	out, err := cmd.Output()
 	must(t, err)
