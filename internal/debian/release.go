@@ -67,6 +67,7 @@ func (e *SignatureError) Fix() string { return e.Remedy }
 
 const (
 	tryMirror = "try another mirror with --mirror, or later"
+	setClock  = "set this computer's clock"
 	addKey    = "if you trust this archive, give its key with --keyring FILE"
 )
 
@@ -139,6 +140,7 @@ func readSignatures(r io.Reader) ([]*packet.Signature, error) {
 var (
 	errUnknownKey = errors.New("unknown key")
 	errWeak       = errors.New("weak")
+	errFuture     = errors.New("made in the future")
 	// strongHashes are those that a signature may use.
 	strongHashes = []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512, crypto.SHA3_256, crypto.SHA3_512}
 )
@@ -154,6 +156,14 @@ func checkSignature(sig *packet.Signature, text []byte, keys openpgp.EntityList,
 	var one bytes.Buffer
 	if err := sig.Serialize(&one); err != nil {
 		return err
+	}
+	// An archive that has just signed is not refused for a clock that is a
+	// little behind its own, as the date in the file isn't either.
+	if sig.CreationTime.After(now.Add(clockSkew)) {
+		return errFuture
+	}
+	if sig.CreationTime.After(now) {
+		now = sig.CreationTime
 	}
 	config := &packet.Config{Time: func() time.Time { return now }}
 	_, signer, err := openpgp.VerifyDetachedSignatureAndHash(keys, bytes.NewReader(text), &one, strongHashes, config)
@@ -205,6 +215,8 @@ func explainSignatures(reasons []error) (why, remedy string) {
 		return "the text is not what was signed: it was changed or damaged on its way", tryMirror
 	case is(pgperrors.ErrKeyRevoked):
 		return "the key that signed it is revoked", tryMirror
+	case is(errFuture):
+		return "its signature was made in the future", setClock
 	case slices.ContainsFunc(reasons, expired):
 		return "the key that signed it, or the signature, is expired", "give the archive's present key with --keyring FILE (package debian-archive-keyring has Debian's)"
 	case is(errUnknownKey):
@@ -304,7 +316,7 @@ func checkRelease(r *Release, url, suite string, now time.Time, allowExpired boo
 		return "", &StaleError{url, fmt.Sprintf("it is of suite %q (%q), not %q", r.Suite, r.Codename, suite), tryMirror}
 	}
 	if r.Date.After(now.Add(clockSkew)) {
-		return "", &StaleError{url, fmt.Sprintf("it is dated %s, which is in the future", stamp(r.Date)), "set this computer's clock"}
+		return "", &StaleError{url, fmt.Sprintf("it is dated %s, which is in the future", stamp(r.Date)), setClock}
 	}
 	if !r.ValidUntil.IsZero() && now.After(r.ValidUntil) {
 		why := "it was valid until " + stamp(r.ValidUntil)

@@ -225,10 +225,7 @@ func TestSignatures(t *testing.T) {
 		}, want: "expired", fix: "--keyring"},
 		{name: "expired key and a good one", make: func(t *testing.T, r *repo) {
 			r.otherKeys = []*openpgp.Entity{r.key}
-			r.key, r.signedAt = newKey(t, old), now.Add(-time.Minute)
-			for _, k := range r.otherKeys {
-				r.signedAt = k.PrimaryKey.CreationTime.Add(time.Second)
-			}
+			r.key, r.signedAt = newKey(t, old), r.key.PrimaryKey.CreationTime
 			writeRing(t, r.ring, append(r.otherKeys, r.key)...)
 		}},
 		{name: "unknown key and a good one", make: func(t *testing.T, r *repo) {
@@ -242,6 +239,8 @@ func TestSignatures(t *testing.T) {
 		{name: "past its time", make: func(_ *testing.T, r *repo) { r.until = now.Add(-time.Minute) }, want: "valid until", fix: "--ignore-expired"},
 		{name: "past its time, accepted", make: func(_ *testing.T, r *repo) { r.until = now.Add(-time.Minute) }, opts: func(o *Options) { o.AllowExpired = true }},
 		{name: "from the future", make: func(_ *testing.T, r *repo) { r.date = now.Add(3 * time.Hour) }, want: "in the future", fix: "clock"},
+		{name: "signed in the future", make: func(_ *testing.T, r *repo) { r.signedAt = now.Add(3 * time.Hour) }, want: "signature was made in the future", fix: "clock"},
+		{name: "signed a little ahead", make: func(_ *testing.T, r *repo) { r.signedAt = now.Add(10 * time.Minute) }},
 		{name: "a little ahead", make: func(_ *testing.T, r *repo) { r.date = now.Add(10 * time.Minute) }},
 		{name: "another suite", make: func(_ *testing.T, r *repo) { r.codename = "yours" }, want: `suite "yours"`, fix: "--mirror"},
 	} {
