@@ -3,16 +3,11 @@ package build
 import (
 	"context"
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"slices"
-	"strings"
 
 	"wolffia/internal/debian"
 	"wolffia/internal/event"
-	"wolffia/internal/image/cpio"
 	"wolffia/internal/kernel"
 )
 
@@ -31,6 +26,13 @@ type Kernel struct {
 	Path    string // what the backend boots
 	Release string // as uname -r prints it
 	Modules string // path of a cpio archive with modules to load; empty without any
+
+	// Of a kernel that is no user-mode-linux:
+
+	Arch   string // Debian's name of the architecture that it is for; not always the image's
+	ELF    string // path of the same kernel unpacked, for QEMU to start without a boot loader (PVH, x86); often empty
+	Config string // path of its configuration; empty when it is not known
+
 	release []func()
 }
 
@@ -84,47 +86,7 @@ func (b *Builder) umlOf(ctx context.Context, lock *debian.Lock, modules []string
 		return nil, err
 	}
 	k := &Kernel{Path: uml.Path, Release: uml.Release}
-	if len(modules) == 0 {
-		return k, nil
-	}
-	id, err := self()
-	if err != nil {
-		return nil, err
-	}
-	key, err := json.Marshal([]any{id, lock.Digest(), modules})
-	if err != nil {
-		return nil, fmt.Errorf("name the modules: %w", err)
-	}
-	art, err := b.artifact(ctx, kindModules, digest(key), lock, func(f *os.File) error {
-		return b.writeModules(ctx, f, lock, modules)
-	})
-	if err != nil {
-		return nil, err
-	}
-	k.Modules, k.release = art.Path, append(k.release, art.Release)
-	return k, nil
-}
-
-func (b *Builder) writeModules(ctx context.Context, f *os.File, lock *debian.Lock, names []string) error {
-	u, err := b.Client.Unpack(ctx, lock, debian.UnpackOptions{NoDatabase: true})
-	if err != nil {
-		return err
-	}
-	defer u.Close()
-	k, err := kernel.FromPackage(u.Tree)
-	if err != nil {
-		return err
-	}
-	if k.Has("IPV6") == "y" { // since Linux 7 it is no module, not even a built-in one
-		names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == "ipv6" })
-	}
-	mods, err := k.Closure(names)
-	if err != nil {
-		return err
-	}
-	t, err := kernel.ModuleTree(k.Release, mods)
-	if err != nil {
-		return fmt.Errorf("modules %s: %w", strings.Join(names, ", "), err)
-	}
-	return cpio.Write(f, t, cpio.Options{Time: lock.Date})
+	unpack := b.unpackOnce(lock)
+	defer unpack.close()
+	return k, b.addModules(ctx, k, lock, modules, unpack)
 }

@@ -2,11 +2,13 @@
 // form that machines boot.
 //
 // Two kinds are known: user-mode-linux, an ordinary program that [Kernel.InstallUML]
-// makes independent of the host's C library, and the modules of any kernel
-// whose package holds /usr/lib/modules/RELEASE (or /lib/modules/RELEASE).
+// makes independent of the host's C library, and linux-image, the kernel of a
+// machine, for every architecture of [LinuxSources].
 //
 //	k, err := kernel.FromPackage(pkg)                          // an unpacked user-mode-linux
 //	err = k.InstallUML(dir, libc)                              // dir/linux, dir/rt
+//	k, err := kernel.FromPackage(pkg)                          // an unpacked linux-image
+//	r, err := k.Image.Open()                                   // vmlinuz
 //	mods, err := k.Closure([]string{"ipv6", "overlay"})        // in the order to load
 //	t, err := kernel.ModuleTree(k.Release, mods)               // for an initramfs
 //
@@ -15,8 +17,11 @@
 // Modules are unpacked (xz, zstd, gzip) and lose their debug information,
 // unless they are signed, so that guests load them fast.
 //
-// Deliberately absent so far: building kernels, boot images (vmlinuz), and the
-// wildcards of modules.alias.
+// Kernels are recognised by their content ([Identify]); those that unpack
+// themselves can be unpacked here ([Uncompress]), which starts them faster.
+//
+// Deliberately absent so far: building kernels, and the wildcards of
+// modules.alias.
 //
 // See https://docs.kernel.org/virt/uml/user_mode_linux_howto_v2.html and
 // depmod(8).
@@ -39,6 +44,7 @@ type Kernel struct {
 	Release string     // as uname -r prints it: "6.1.176"
 	Config  string     // the configuration, if the package has it; one option a line
 	Modules *tree.Tree // what /lib/modules/RELEASE holds; never nil
+	Image   *tree.Node // the kernel that a boot loader starts (vmlinuz), or nil
 	uml     *tree.Node // the executable of user-mode-linux, or nil
 
 	index *moduleIndex
@@ -83,6 +89,14 @@ func FromPackage(pkg *tree.Tree) (*Kernel, error) {
 		k.uml = n
 	}
 	k.Config = config(pkg, k.Release)
+	for _, name := range []string{"/boot/vmlinuz-" + k.Release, "/boot/vmlinux-" + k.Release} {
+		if _, n, err := pkg.Resolve(name); err == nil && n.Type() == tree.TypeRegular {
+			k.Image = n
+		}
+	}
+	if n := k.Modules.Get("/vmlinuz"); n != nil && n.Type() == tree.TypeRegular { // since Linux 7
+		k.Image = n
+	}
 	return k, nil
 }
 
@@ -109,8 +123,10 @@ func graft(t *tree.Tree, name string, n *tree.Node) error {
 // config reads the kernel's configuration, which is documentation to us: what
 // can't be read is not there.
 func config(pkg *tree.Tree, release string) string {
-	if b, err := pkg.ReadFile("/boot/config-"+release, maxConfig); err == nil {
-		return string(b)
+	for _, name := range []string{"/boot/config-" + release, "/usr/lib/modules/" + release + "/config"} {
+		if b, err := pkg.ReadFile(name, maxConfig); err == nil {
+			return string(b)
+		}
 	}
 	b, err := pkg.ReadFile("/usr/share/doc/user-mode-linux/config.gz", maxConfig)
 	if err != nil {

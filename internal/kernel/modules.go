@@ -254,7 +254,11 @@ func (k *Kernel) load(name, file string) (Module, error) {
 func unpackModule(file string, r io.Reader) ([]byte, error) {
 	switch path.Ext(file) {
 	case ".xz":
-		return unpackXZ(r)
+		packed, err := io.ReadAll(io.LimitReader(r, maxModule))
+		if err != nil {
+			return nil, err
+		}
+		return unpackXZ(bytes.NewReader(packed), int64(len(packed)), maxModule)
 	case ".zst":
 		z, err := zstd.NewReader(r, zstd.WithDecoderMaxMemory(maxModule), zstd.WithDecoderConcurrency(1))
 		if err != nil {
@@ -277,14 +281,10 @@ func unpackModule(file string, r io.Reader) ([]byte, error) {
 }
 
 // unpackXZ undoes xz with package deb's decoder, the one that wolffia has.
-func unpackXZ(r io.Reader) ([]byte, error) {
-	packed, err := io.ReadAll(io.LimitReader(r, maxModule))
-	if err != nil {
-		return nil, err
-	}
+func unpackXZ(r io.ReaderAt, size, limit int64) ([]byte, error) {
 	var out memory
-	_, err = deb.DecodeXZ(context.Background(), bytes.NewReader(packed), int64(len(packed)), &out,
-		deb.XZOptions{MaxSize: maxModule, MaxDict: maxModule, Workers: 1})
+	_, err := deb.DecodeXZ(context.Background(), r, size, &out,
+		deb.XZOptions{MaxSize: limit, MaxDict: maxModule, Workers: 1})
 	return out, err
 }
 
