@@ -23,6 +23,7 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -35,9 +36,11 @@ type Spec struct {
 	Name      string   // a DNS label; the default host name
 	Arch      string   // Debian's name: amd64, arm64, ...
 	Memory    int64    // bytes of RAM; 0 means [DefaultMemory]
+	Firmware  Firmware // what boots it; with any but none, Kernel, Initramfs and Cmdline are empty
 	Kernel    string   // absolute path of the kernel, of the kind the backend boots
-	Initramfs []string // cpio archives on the host, joined in this order into the initramfs
+	Initramfs []string // cpio archives on the host, joined in this order into the initramfs; none for a root on a disk
 	Cmdline   []string // further kernel parameters, after the backend's own, which they override
+	Disks     []Disk   // in the guest's order: the first is /dev/vda, or /dev/ubda
 	NICs      []NIC    // in the guest's order
 	Dir       string   // existing private folder for sockets and scratch files; the caller removes it
 	Env       []string // the environment of host processes, as in os/exec; HOME need not exist
@@ -45,6 +48,30 @@ type Spec struct {
 
 // DefaultMemory is the RAM of a machine whose Spec does not say, in bytes.
 const DefaultMemory = 128 << 20
+
+// Firmware is what finds a machine's kernel.
+type Firmware string
+
+// The kinds of firmware. Machines with one boot from their first disk.
+const (
+	FirmwareNone Firmware = ""     // the backend itself loads Spec.Kernel
+	FirmwareBIOS Firmware = "bios" // a PC's, which starts a boot sector
+	FirmwareUEFI Firmware = "uefi" // which starts a program on an EFI system partition
+)
+
+// Disk is one disk of a machine.
+type Disk struct {
+	Path       string // absolute, of the image on the host
+	Format     string // [Raw] or [QCOW2]; "" means Raw
+	ReadOnly   bool   // the guest can't write to it
+	Persistent bool   // writes go into the image; otherwise into a scratch file, gone with the machine
+}
+
+// The formats of disk images.
+const (
+	Raw   = "raw"
+	QCOW2 = "qcow2"
+)
 
 // NIC is one network interface of a machine.
 type NIC struct {
@@ -59,8 +86,9 @@ type Backend interface {
 	// Command gives the exact argv and environment that Start would use, with
 	// descriptor numbers as they would be, for explain and dry runs.
 	Command(Spec) (Command, error)
-	// Guest gives the names that things have inside.
-	Guest() Guest
+	// Guest gives the names that things have inside a machine of an
+	// architecture, which "" leaves to the backend.
+	Guest(arch string) Guest
 	// Start boots the machine. It returns when the kernel's process runs, not
 	// when the guest is up. Ending ctx kills the machine at once.
 	Start(ctx context.Context, spec Spec) (Machine, error)
@@ -70,6 +98,9 @@ type Backend interface {
 type Guest struct {
 	Console string // the console's own device, such as "/dev/tty0", which can be a controlling terminal
 	Status  string // the device that takes status lines, such as "/dev/ttyS0"
+	// Modules are the drivers of the machine's devices, to be loaded in this
+	// order before anything needs them, as far as the kernel has them as modules.
+	Modules []string
 }
 
 // Command is what a backend would run.
@@ -107,7 +138,26 @@ type Machine interface {
 type Console interface {
 	io.ReadWriter
 	// Resize tells the guest the size of the terminal that shows the console.
+	// Where the console has no way to say it the error is [ErrNoResize]; the
+	// guest can be told by stty(1), in it.
 	Resize(cols, rows int) error
+}
+
+// ErrNoResize says that a console, such as a serial line, carries no size.
+var ErrNoResize = errors.New("this console carries no size of its terminal")
+
+// LinkSetter is a Machine whose network cables can be pulled out.
+type LinkSetter interface {
+	// SetLink makes the guest see the carrier of its network interface nic, as
+	// counted in Spec.NICs, go down or come up; frames are lost while it is down.
+	SetLink(nic int, up bool) error
+}
+
+// Examiner is a Machine that can say why it gives no sign of life.
+type Examiner interface {
+	// Examine looks at a machine that should be up by now. It reports what is
+	// most likely wrong with it, or false when nothing looks wrong.
+	Examine(ctx context.Context) (Symptom, bool)
 }
 
 // Exit says how a machine ended, with all that a report needs.

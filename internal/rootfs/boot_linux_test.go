@@ -158,7 +158,7 @@ var (
 
 // identity is that of a machine with a control link and a shell.
 func identity(t testing.TB) IdentityConfig {
-	g := uml.Backend{}.Guest()
+	g := uml.Backend{}.Guest("")
 	return IdentityConfig{
 		Hostname: "alice", Status: g.Status, Console: ConsoleSession, ConsoleDevice: g.Console,
 		ControlMAC: controlMAC, ControlAddr: controlAddr, HostKey: testKey(2),

@@ -168,7 +168,7 @@ func (s *Session) identity() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	guest := c.Backend.Guest()
+	guest := c.Backend.Guest(m.Arch)
 	id := rootfs.IdentityConfig{
 		Hostname: m.Name, Console: c.Console, Term: c.Term,
 		ControlMAC: s.controlMAC(), ControlAddr: controlGuest,

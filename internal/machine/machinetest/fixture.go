@@ -21,6 +21,7 @@ type Fixtures struct {
 	Arch    string     // Debian's name, such as "amd64"
 	Kernel  string     // for machine.Spec.Kernel
 	Busybox *tree.Node // a static busybox for Arch
+	Modules string     // a cpio archive with the modules that the backend wants loaded, in the order of its /etc/wolffia/modules; empty without
 }
 
 // Archive is a Debian client whose store outlives the test run, in

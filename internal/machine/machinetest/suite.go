@@ -116,7 +116,7 @@ func (s suite) spec(t testing.TB, init string) machine.Spec {
 		Dir: t.TempDir(), Env: []string{"PATH=/usr/bin:/bin"},
 	}
 	if init != "" {
-		init = "STATUS=" + s.b.Guest().Status + "\nCONSOLE=" + s.b.Guest().Console + "\n" + init
+		init = "STATUS=" + s.b.Guest(s.f.Arch).Status + "\nCONSOLE=" + s.b.Guest(s.f.Arch).Console + "\n" + init
 		spec.Initramfs = []string{s.f.Initramfs(t, init)}
 	}
 	return spec

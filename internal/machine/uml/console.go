@@ -1,11 +1,8 @@
 package uml
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"syscall"
 	"time"
@@ -132,23 +129,6 @@ func (c *console) pump(first, nudge func()) {
 			nudge()
 		default: // EIO is the end of a pseudo-terminal whose other side is closed
 			return
-		}
-	}
-}
-
-// statusReader gives the status lines without the carriage returns that the
-// guest's serial line puts before each newline.
-type statusReader struct{ r io.Reader }
-
-func (s statusReader) Read(p []byte) (int, error) {
-	for {
-		n, err := s.r.Read(p)
-		if errors.Is(err, fs.ErrClosed) {
-			err = io.EOF
-		}
-		kept := bytes.ReplaceAll(p[:n], []byte{'\r'}, nil)
-		if n = copy(p, kept); n > 0 || err != nil || len(p) == 0 {
-			return n, err
 		}
 	}
 }

@@ -105,6 +105,9 @@ func forget(f *os.File) (func(), error) {
 // open makes the near sides of the machine's descriptors, and gives the far
 // ones in the order of the plan.
 func (m *running) open(p *plan) (theirs []*os.File, err error) {
+	if err := p.spec.CheckFiles(); err != nil {
+		return nil, err
+	}
 	if p.runtime != "" {
 		link := filepath.Join(p.spec.Dir, kernel.RuntimeDir)
 		if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -139,17 +142,11 @@ func (m *running) open(p *plan) (theirs []*os.File, err error) {
 		theirs = append(theirs, guest)
 	}
 	if p.join {
-		f, err := joinInitramfs(p.spec.Initramfs)
+		f, err := machine.JoinInitramfs(p.spec.Initramfs)
 		if err != nil {
 			return theirs, err
 		}
 		theirs = append(theirs, f)
-	} else if len(p.spec.Initramfs) == 1 {
-		if f, err := os.Open(p.spec.Initramfs[0]); err != nil {
-			return theirs, fmt.Errorf("initramfs: %w", err)
-		} else {
-			f.Close()
-		}
 	}
 	return theirs, nil
 }
@@ -212,7 +209,7 @@ func (m *running) closeAfter() {
 func (m *running) Console() machine.Console { return m.console }
 
 // Status implements [machine.Machine].
-func (m *running) Status() io.Reader { return statusReader{m.status} }
+func (m *running) Status() io.Reader { return machine.StatusReader(m.status) }
 
 // Ports implements [machine.Machine].
 func (m *running) Ports() []vnet.Port { return m.ports }
@@ -260,8 +257,8 @@ const tailLines = 30
 
 // classify says how the machine ended.
 func (m *running) classify(ws syscall.WaitStatus, keeperErr error) machine.Exit {
-	host := readTail(filepath.Join(m.spec.Dir, hostLog))
-	e := machine.Exit{Argv: m.argv, Log: m.log.Name(), Host: describe(ws)}
+	host := machine.LogTail(filepath.Join(m.spec.Dir, hostLog), tailLines)
+	e := machine.Exit{Argv: m.argv, Log: m.log.Name(), Host: machine.HostEnd(ws)}
 	guest := m.console.Tail(tailLines)
 	e.Tail = guest
 	if len(guest) == 0 { // it did not come as far as its console
@@ -283,26 +280,4 @@ func (m *running) classify(ws syscall.WaitStatus, keeperErr error) machine.Exit 
 		e.Stage, e.Cause, e.Fix = s.Stage, s.Cause, s.Fix
 	}
 	return e
-}
-
-func describe(ws syscall.WaitStatus) string {
-	if ws.Signaled() {
-		return "signal: " + ws.Signal().String()
-	}
-	return fmt.Sprintf("exit status %d", ws.ExitStatus())
-}
-
-// readTail gives the last lines of a log.
-func readTail(name string) []string {
-	const most = 64 << 10
-	f, err := os.Open(name)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	if size, err := f.Seek(0, io.SeekEnd); err == nil {
-		_, _ = f.Seek(max(0, size-most), io.SeekStart)
-	}
-	b, _ := io.ReadAll(io.LimitReader(f, most))
-	return machine.Lines(string(b), tailLines)
 }

@@ -3,7 +3,6 @@ package uml
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -64,36 +63,4 @@ func takesMemory(dir string, size int64) error {
 		return fmt.Errorf("%d MiB are free", free>>20)
 	}
 	return nil
-}
-
-// joinInitramfs puts cpio archives one behind the other into a file in memory.
-// Each begins at a multiple of four, as the kernel wants it (initramfs buffer
-// format, Documentation/driver-api/early-userspace).
-func joinInitramfs(paths []string) (*os.File, error) {
-	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("join initramfs: %w", err)
-	}
-	out := os.NewFile(uintptr(fd), "initramfs")
-	for _, path := range paths {
-		if err := appendFile(out, path); err != nil {
-			out.Close()
-			return nil, fmt.Errorf("join initramfs: %w", err)
-		}
-	}
-	return out, nil
-}
-
-func appendFile(out *os.File, path string) error {
-	in, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	n, err := io.Copy(out, in)
-	if err != nil {
-		return err
-	}
-	_, err = out.Write(make([]byte, -n&3))
-	return err
 }

@@ -37,10 +37,8 @@ package uml
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -60,9 +58,8 @@ type Backend struct {
 const (
 	MinMemory = 16 << 20 // bytes; a distribution's kernel does not boot in less
 	MaxMemory = 1 << 40
-	MinMTU    = 68 // RFC 791
-	MaxMTU    = 65535 - 14 - 4
 	maxNICs   = 16 // vec0 to vec15
+	maxDisks  = 16 // ubd0 to ubdf
 )
 
 // Names in Spec.Dir.
@@ -77,7 +74,7 @@ const (
 func (Backend) Name() string { return "uml" }
 
 // Guest implements [machine.Backend].
-func (Backend) Guest() machine.Guest {
+func (Backend) Guest(string) machine.Guest {
 	return machine.Guest{Console: "/dev/tty0", Status: "/dev/ttyS0"}
 }
 
@@ -110,7 +107,7 @@ var defaults = []string{
 }
 
 func newPlan(spec machine.Spec) (*plan, error) {
-	if err := check(&spec); err != nil {
+	if err := spec.Check(machine.Limits{MinMemory: MinMemory, MaxMemory: MaxMemory, MaxNICs: maxNICs, MaxDisks: maxDisks}); err != nil {
 		return nil, err
 	}
 	p := &plan{spec: spec}
@@ -136,39 +133,6 @@ func newPlan(spec machine.Spec) (*plan, error) {
 	}
 	p.arguments()
 	return p, nil
-}
-
-func check(s *machine.Spec) error {
-	if s.Memory == 0 {
-		s.Memory = machine.DefaultMemory
-	}
-	bad := func(format string, args ...any) error {
-		return fmt.Errorf("machine %s: "+format, append([]any{s.Name}, args...)...)
-	}
-	switch {
-	case s.Memory < MinMemory:
-		return bad("%d bytes of memory are too few; the least is %d MiB", s.Memory, MinMemory>>20)
-	case s.Memory > MaxMemory:
-		return bad("%d bytes of memory are too many; the most is %d GiB", s.Memory, MaxMemory>>30)
-	case len(s.NICs) > maxNICs:
-		return bad("%d network interfaces are too many; the most is %d", len(s.NICs), maxNICs)
-	case !filepath.IsAbs(s.Kernel), !filepath.IsAbs(s.Dir):
-		return bad("kernel %q and folder %q must be absolute paths", s.Kernel, s.Dir)
-	}
-	s.NICs = slices.Clone(s.NICs)
-	for i := range s.NICs {
-		n := &s.NICs[i]
-		if n.MTU == 0 {
-			n.MTU = 1500
-		}
-		if n.MTU < MinMTU || n.MTU > MaxMTU {
-			return bad("network interface %d: an MTU of %d is not between %d and %d", i, n.MTU, MinMTU, MaxMTU)
-		}
-		if len(n.MAC) != 6 || n.MAC[0]&1 != 0 || slices.Equal(n.MAC, make(net.HardwareAddr, 6)) {
-			return bad("network interface %d: %q is not the MAC address of one interface", i, n.MAC)
-		}
-	}
-	return nil
 }
 
 // arguments lays out descriptors, parameters and environment.
@@ -199,13 +163,7 @@ func (p *plan) arguments() {
 		p.join = true
 		p.argv = append(p.argv, "initrd=/proc/self/fd/"+strconv.Itoa(fd("initramfs: "+strings.Join(s.Initramfs, " + "))))
 	}
-	for _, d := range defaults {
-		name, _, _ := strings.Cut(d, "=")
-		if !slices.ContainsFunc(s.Cmdline, func(c string) bool { return strings.HasPrefix(c, name+"=") }) {
-			p.argv = append(p.argv, d)
-		}
-	}
-	p.argv = append(p.argv, s.Cmdline...)
+	p.argv = append(p.argv, machine.Parameters(defaults, s.Cmdline)...)
 
 	for _, e := range s.Env {
 		name, _, _ := strings.Cut(e, "=")
