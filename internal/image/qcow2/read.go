@@ -95,8 +95,8 @@ func Open(s Source) (*Image, error) {
 	return m, nil
 }
 
-func open(s Source, depth int) (m *Image, err error) {
-	m = &Image{src: s}
+func open(s Source, depth int) (_ *Image, err error) {
+	m := &Image{src: s}
 	defer func() {
 		if err != nil {
 			m.Close()
@@ -113,9 +113,11 @@ func open(s Source, depth int) (m *Image, err error) {
 	}
 	m.tables = make([]atomic.Pointer[table], max(2, min(64, tableCache>>m.h.ClusterBits)))
 	if m.info.Backing != "" {
-		if m.below, err = m.openBelow(depth + 1); err != nil {
+		below, err := m.openBelow(depth + 1)
+		if err != nil {
 			return nil, fmt.Errorf("backing file %.200q: %w", m.info.Backing, err)
 		}
+		m.below = below
 	}
 	return m, nil
 }
