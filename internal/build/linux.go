@@ -28,12 +28,12 @@ type KernelRequest struct {
 
 // linuxLayout says how a kernel lies in the store; it changes with what
 // writeLinux writes.
-const linuxLayout = "linux 1 "
+const linuxLayout = "linux 2 "
 
 // Files of a kernel in the store.
 const (
 	imageFile   = "vmlinuz"
-	elfFile     = "vmlinux" // only where there is one
+	directFile  = "unpacked" // only where there is one
 	configFile  = "config"
 	releaseFile = "release"
 )
@@ -161,8 +161,8 @@ func openLinux(dir string) (*Kernel, error) {
 		return nil, err
 	}
 	k := &Kernel{Path: filepath.Join(dir, imageFile), Release: string(release)}
-	if elf := filepath.Join(dir, elfFile); exists(elf) {
-		k.ELF = elf
+	if direct := filepath.Join(dir, directFile); exists(direct) {
+		k.Direct = direct
 	}
 	if config := filepath.Join(dir, configFile); exists(config) {
 		k.Config = config
@@ -219,10 +219,10 @@ func unpackImage(dir, arch string) error {
 	if err != nil || !ok {
 		return err
 	}
-	if info.Format != kernel.BzImage {
-		return os.WriteFile(f.Name(), raw, 0o644)
+	if info.Format == kernel.BzImage || info.Format == kernel.ZImage {
+		return os.WriteFile(filepath.Join(dir, directFile), raw, 0o644)
 	}
-	return os.WriteFile(filepath.Join(dir, elfFile), raw, 0o644)
+	return os.WriteFile(f.Name(), raw, 0o644)
 }
 
 func copyNode(name string, n *tree.Node) error {

@@ -33,8 +33,10 @@ type ImageInfo struct {
 	PVH bool
 }
 
-// maxKernel bounds a kernel, unpacked.
-const maxKernel = 512 << 20
+const (
+	maxKernel = 512 << 20 // bytes of a kernel, unpacked
+	headSize  = 1024      // bytes that hold the headers of all formats but ELF
+)
 
 // NotKernelError says that a file can't be booted.
 type NotKernelError struct {
@@ -56,7 +58,7 @@ const (
 // Identify finds out what kernel is in the size bytes of r, by its content. A
 // file that is no kernel, or one cut short, is a *[NotKernelError].
 func Identify(r io.ReaderAt, size int64) (ImageInfo, error) {
-	var head [1024]byte
+	var head [headSize]byte
 	n, err := io.ReadFull(io.NewSectionReader(r, 0, size), head[:])
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 		return ImageInfo{}, fmt.Errorf("read kernel: %w", err)

@@ -56,9 +56,10 @@ var moduleRoots = []string{"/usr/lib/uml/modules", "/usr/lib/modules", "/lib/mod
 // limits on files that are read whole.
 const (
 	maxConfig = 4 << 20
-	maxText   = 16 << 20 // of modules.builtin and its like
-	maxModule = 64 << 20 // of a module, unpacked
-	maxLinux  = 1 << 30  // of a user-mode-linux executable
+	maxText   = 16 << 20  // of modules.builtin and its like
+	maxModule = 64 << 20  // of a module, unpacked
+	maxLinux  = 1 << 30   // of a user-mode-linux executable
+	maxWindow = 128 << 20 // of a decompressor: what the kernel's own build packs with
 )
 
 // FromPackage finds the kernel in an unpacked package: user-mode-linux, or a

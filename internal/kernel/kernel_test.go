@@ -261,6 +261,12 @@ func TestBuiltInOnly(t *testing.T) {
 	if mods, err := k.Closure([]string{"ipv6"}); err != nil || k.Has("IPV6") == "y" && len(mods) > 0 {
 		t.Errorf("%v, %v", names(mods), err)
 	}
+	// A slip in its name had no suggestion, for want of a list to look in.
+	_, err := k.Closure([]string{"ipv66"})
+	var unknown *kernel.UnknownModuleError
+	if !errors.As(err, &unknown) || unknown.Nearest != "ipv6" {
+		t.Errorf("unknown module: %v", err)
+	}
 }
 
 func TestFromPackageErrors(t *testing.T) {

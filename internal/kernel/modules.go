@@ -185,8 +185,7 @@ func (c *closure) add(word string, optional bool) error {
 	case optional:
 		return nil
 	default:
-		known := slices.Concat(slices.Sorted(maps.Keys(c.x.paths)), slices.Sorted(maps.Keys(c.x.builtin)))
-		return &UnknownModuleError{Name: word, Release: c.k.Release, Nearest: spell.Nearest(name, known)}
+		return &UnknownModuleError{Name: word, Release: c.k.Release, Nearest: c.nearest(name)}
 	}
 	if c.state[name] != 0 { // added, or a circle, which only soft dependencies can make
 		return nil
@@ -216,6 +215,18 @@ func (c *closure) add(word string, optional bool) error {
 		}
 	}
 	return nil
+}
+
+// nearest is the word that name was probably meant to be: a module, one that
+// is built in, or what can't be a module and only the configuration knows.
+func (c *closure) nearest(name string) string {
+	known := slices.Concat(slices.Sorted(maps.Keys(c.x.paths)), slices.Sorted(maps.Keys(c.x.builtin)))
+	for line := range strings.Lines(c.k.Config) {
+		if option, ok := strings.CutSuffix(strings.TrimSpace(line), "=y"); ok {
+			known = append(known, strings.ToLower(strings.TrimPrefix(option, "CONFIG_")))
+		}
+	}
+	return spell.Nearest(name, known)
 }
 
 // load reads a module.
@@ -284,7 +295,7 @@ func unpackModule(file string, r io.Reader) ([]byte, error) {
 func unpackXZ(r io.ReaderAt, size, limit int64) ([]byte, error) {
 	var out memory
 	_, err := deb.DecodeXZ(context.Background(), r, size, &out,
-		deb.XZOptions{MaxSize: limit, MaxDict: maxModule, Workers: 1})
+		deb.XZOptions{MaxSize: limit, MaxDict: maxWindow, Workers: 1})
 	return out, err
 }
 

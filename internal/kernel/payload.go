@@ -12,10 +12,11 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Uncompress gives the kernel inside one that unpacks itself: the ELF file in
-// a bzImage, the Image in an EFI zboot program or a gzip file. QEMU starts it
-// directly, which saves the guest the unpacking: under emulation that is a
-// third of its start. ok is false when the kernel is best booted as it is.
+// Uncompress gives the kernel inside one that unpacks itself, in a form that
+// QEMU's -kernel starts without the unpacking, which under emulation is a third
+// to a half of the guest's start: the ELF file in a bzImage, the Image in an
+// EFI zboot program or a gzip file, the Image in a zImage with a branch to it.
+// ok is false when the kernel is best booted as it is.
 //
 // An ELF file of x86 is given only when it can be started by the PVH protocol.
 // It is not relocated to a random address (KASLR), which a throwaway machine
@@ -29,7 +30,7 @@ func Uncompress(r io.ReaderAt, size int64) (raw []byte, ok bool, err error) {
 		raw, err = decompress(io.NewSectionReader(r, 0, size), size, maxKernel)
 		return raw, err == nil, err
 	}
-	var head [1024]byte
+	var head [headSize]byte
 	if _, err := r.ReadAt(head[:], 0); err != nil {
 		return nil, false, err
 	}
@@ -38,21 +39,42 @@ func Uncompress(r io.ReaderAt, size int64) (raw []byte, ok bool, err error) {
 		raw, err = unpackZBoot(head[:], r, size)
 		return raw, err == nil, err
 	case BzImage:
-		h, err := readSetup(head[:], size)
-		if err != nil || h.length == 0 {
-			return nil, false, err
-		}
-		raw, err := unpackPayload(r, h.payload, h.length)
-		if errors.Is(err, errCompression) {
+		return unpackBzImage(head[:], r, size)
+	case ZImage:
+		if raw, err = zImagePayload(head[:], r, size); err != nil {
 			return nil, false, nil
 		}
-		if err != nil {
-			return nil, false, &NotKernelError{Why: "the compressed kernel in the bzImage is damaged: " + err.Error()}
-		}
-		inner, err := identifyELF(bytes.NewReader(raw), int64(len(raw)))
-		return raw, err == nil && inner.PVH, nil
+		return branchTo(raw), true, nil
 	}
 	return nil, false, nil
+}
+
+func unpackBzImage(head []byte, r io.ReaderAt, size int64) ([]byte, bool, error) {
+	h, err := readSetup(head, size)
+	if err != nil || h.length == 0 {
+		return nil, false, err
+	}
+	raw, err := unpackPayload(r, h.payload, h.length)
+	if errors.Is(err, errCompression) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, &NotKernelError{Why: "the compressed kernel in the bzImage is damaged: " + err.Error()}
+	}
+	inner, err := identifyELF(bytes.NewReader(raw), int64(len(raw)))
+	return raw, err == nil && inner.PVH, nil
+}
+
+// branchTo puts a 32-bit arm Image where it can run. QEMU loads what has no
+// header of its own 64 KiB above the start of memory and jumps there. The
+// kernel takes memory to begin at the 2 MiB boundary below it, and wants room
+// there for its first page tables (TEXT_OFFSET, 0x8000 or 0x208000): so the
+// first instruction branches over zeros to the Image, which lies at 0x208000.
+func branchTo(image []byte) []byte {
+	const distance = 0x208000 - 0x10000
+	out := make([]byte, distance, distance+len(image))
+	binary.LittleEndian.PutUint32(out, 0xea000000|(distance-8)/4) // b, relative to the instruction after the next
+	return append(out, image...)
 }
 
 // unpackPayload unpacks length bytes at off, of which the last four are the
@@ -119,7 +141,7 @@ func decompress(r *io.SectionReader, size, limit int64) ([]byte, error) {
 	case m == "\xfd7zXZ\x00":
 		return unpackXZ(r, size, limit)
 	case m[:4] == "\x28\xb5\x2f\xfd":
-		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(128<<20), zstd.WithDecoderConcurrency(1))
+		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			return nil, err
 		}
@@ -139,21 +161,21 @@ func decompress(r *io.SectionReader, size, limit int64) ([]byte, error) {
 	return raw, err
 }
 
-// zImagePayload unpacks the kernel in a zImage. Its header has a table with the
-// place of the four bytes that end the compressed kernel and tell its size
-// (arch/arm/boot/compressed/head.S); where it begins only its magic number tells.
+// zImagePayload unpacks the kernel in a zImage. Its header leads to a tag with
+// the place of the four bytes that end the compressed kernel and tell its size
+// (arch/arm/boot/compressed/vmlinux.lds.S); where it begins only its magic
+// number tells.
 func zImagePayload(head []byte, r io.ReaderAt, size int64) ([]byte, error) {
-	const zimageMore, tableMagic = 0x45454545, 0x5a534c4b
+	const moreMagic, sizeTag = 0x45454545, 0x5a534c4b
 	u32 := binary.LittleEndian.Uint32
-	var table [8]byte
-	at := int64(u32(head[56:]))
-	if u32(head[52:]) != zimageMore || at > size {
+	if u32(head[52:]) != moreMagic {
 		return nil, errNoPayload
 	}
-	if _, err := r.ReadAt(table[:], at); err != nil || u32(table[:]) != tableMagic {
+	var tag [12]byte // length in words, name, place of the size
+	if _, err := r.ReadAt(tag[:], int64(u32(head[56:]))); err != nil || u32(tag[4:]) != sizeTag {
 		return nil, errNoPayload
 	}
-	end := at + 4 + int64(u32(table[4:])) + 4 // the table counts from its own second word
+	end := int64(u32(tag[8:])) + 4
 	if end > min(size, maxKernel) {
 		return nil, errNoPayload
 	}
