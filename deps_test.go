@@ -54,6 +54,7 @@ var owners = map[string]string{
 	"github.com/go-crypt/crypt":       "rootfs",
 	"github.com/mikelolasagasti/xz":   "debian/deb",
 	"github.com/klauspost/pgzip":      "image/compress",
+	"github.com/ulikunitz/xz":         "image/grub",
 	"golang.org/x/crypto/ssh":         "access",
 }
 
