@@ -34,7 +34,7 @@ var layers = []string{
 	"machine machine/keeper",
 	"machine/machinetest",
 	"image/boottest",
-	"machine/uml",
+	"machine/uml machine/qemu",
 	"lab",
 	"access",
 	"build",

@@ -79,6 +79,9 @@ func (k *child) run(path string, argv []string) int {
 	for i, e := range env {
 		env[i] = strings.TrimPrefix(e, envPrefix)
 	}
+	if !k.told() {
+		return 0
+	}
 	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
 		Env: env, Files: files,
 		Sys: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
@@ -118,6 +121,18 @@ func (k *child) run(path string, argv []string) int {
 	}
 	k.send(msgExited, uint32(ws))
 	return 0
+}
+
+// told waits for the parent's word to begin; false means that it is gone.
+func (k *child) told() bool {
+	var b [1]byte
+	for {
+		n, err := syscall.Read(k.ctl, b[:])
+		if err == syscall.EINTR {
+			continue
+		}
+		return err == nil && n == 1 && b[0] == msgGo
+	}
 }
 
 func (k *child) send(kind byte, v uint32) {

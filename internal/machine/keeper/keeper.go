@@ -65,6 +65,11 @@ type Command struct {
 	// at its start: for processes that only ever hand over to each other, which
 	// a second processor slows down.
 	OneCPU bool
+	// Meanwhile, if set, is what can be done while the keeper comes up, which
+	// takes milliseconds, such as filling one of Files: the program starts
+	// after it, and not at all if it fails. It may be called once for each way
+	// of holding the tree that is tried.
+	Meanwhile func() error
 	// Mode forces a way of holding the tree; empty for the best that works.
 	Mode Mode
 }
@@ -88,6 +93,7 @@ const (
 	envPrefix = "KEEP_"
 	selfExe   = "/proc/self/exe" // right even when the file was replaced or deleted
 
+	msgGo      = 'g' // the only one to the keeper that is no signal
 	msgStarted = 's' // then the program's pid, as the keeper sees it
 	msgFailed  = 'e' // then errno
 	msgExited  = 'x' // then the wait status
@@ -121,8 +127,7 @@ func Start(c Command) (*Process, error) {
 	for _, m := range modes {
 		for _, sys := range attributes(m) {
 			p, err := start(c, m, sys)
-			var exec *execError
-			if err == nil || errors.As(err, &exec) {
+			if err == nil || errors.As(err, new(*execError)) || errors.As(err, new(*meanwhileError)) {
 				return p, err
 			}
 			errs = append(errs, err)
@@ -156,6 +161,12 @@ type execError struct {
 func (e *execError) Error() string { return fmt.Sprintf("execute %s: %v", e.path, e.err) }
 func (e *execError) Unwrap() error { return e.err }
 
+// meanwhileError is a failure of Command.Meanwhile, which no other way of
+// holding the tree would mend.
+type meanwhileError struct{ error }
+
+func (e *meanwhileError) Unwrap() error { return e.error }
+
 func start(c Command, m Mode, sys *syscall.SysProcAttr) (*Process, error) {
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -184,6 +195,14 @@ func (p *Process) own(c Command, sys *syscall.SysProcAttr, theirs *os.File, star
 		started <- err
 		return
 	}
+	prepared := make(chan error, 1)
+	go func() {
+		if c.Meanwhile == nil {
+			prepared <- nil
+			return
+		}
+		prepared <- c.Meanwhile()
+	}()
 	ctl := len(files)
 	argv := append([]string{argv0, string(p.mode), strconv.Itoa(ctl), strconv.FormatBool(c.FixedLayout), strconv.FormatBool(c.OneCPU), c.Path}, c.Argv...)
 	p.keeper, err = os.StartProcess(selfExe, argv, &os.ProcAttr{
@@ -191,10 +210,18 @@ func (p *Process) own(c Command, sys *syscall.SysProcAttr, theirs *os.File, star
 	})
 	theirs.Close()
 	closeNull()
+	meanwhile := <-prepared
 	if err != nil {
 		started <- fmt.Errorf("make keeper (%s): %w", p.mode, err)
 		return
 	}
+	if meanwhile != nil {
+		p.keeper.Kill()
+		p.reap()
+		started <- &meanwhileError{meanwhile}
+		return
+	}
+	_, _ = p.ctl.Write([]byte{msgGo}) // a keeper that has died shows below
 	kind, v, err := p.receive()
 	if err == nil && kind == msgFailed {
 		p.reap()

@@ -54,7 +54,7 @@ func Debian(t testing.TB, arch string, modules []string) Fixtures {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := sha256.Sum256(fmt.Append(nil, "1", image.Digest(), programs.Digest(), modules))
+	key := sha256.Sum256(fmt.Append(nil, "2", image.Digest(), programs.Digest(), modules))
 	dir, err := st.CreateDir(ctx, "fixture", hex.EncodeToString(key[:16]), func(dir string) error {
 		return makeFixture(ctx, c, dir, image, programs, modules)
 	})
@@ -97,7 +97,7 @@ func makeFixture(ctx context.Context, c *debian.Client, dir string, image, progr
 	}
 	defer p.Close()
 	for name, read := range map[string]func() ([]byte, error){
-		"vmlinuz":      func() ([]byte, error) { return u.Tree.ReadFile("/boot/vmlinuz-"+k.Release, most) },
+		"vmlinuz":      func() ([]byte, error) { return readKernel(u.Tree, k.Release) },
 		"busybox":      func() ([]byte, error) { return p.Tree.ReadFile("/bin/busybox", most) },
 		"config":       func() ([]byte, error) { return []byte(k.Config), nil },
 		"modules.cpio": func() ([]byte, error) { return archive.Bytes(), nil },
@@ -113,3 +113,22 @@ func makeFixture(ctx context.Context, c *debian.Client, dir string, image, progr
 	return nil
 }
 
+
+// readKernel gives the kernel in the form that QEMU starts soonest.
+func readKernel(pkg *tree.Tree, release string) ([]byte, error) {
+	var b []byte
+	var err error
+	for _, name := range []string{"/boot/vmlinuz-", "/boot/vmlinux-"} {
+		if b, err = pkg.ReadFile(name+release, most); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	raw, ok, err := kernel.Uncompress(bytes.NewReader(b), int64(len(b)))
+	if ok {
+		b = raw
+	}
+	return b, err
+}

@@ -121,6 +121,7 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
+[ -s /etc/wolffia/modules ] && while read -r m; do busybox insmod $m; done </etc/wolffia/modules
 `
 
 // applets are the names of busybox that the suite's scripts use.

@@ -118,6 +118,9 @@ func (s suite) spec(t testing.TB, init string) machine.Spec {
 	if init != "" {
 		init = "STATUS=" + s.b.Guest(s.f.Arch).Status + "\nCONSOLE=" + s.b.Guest(s.f.Arch).Console + "\n" + init
 		spec.Initramfs = []string{s.f.Initramfs(t, init)}
+		if s.f.Modules != "" {
+			spec.Initramfs = append(spec.Initramfs, s.f.Modules)
+		}
 	}
 	return spec
 }

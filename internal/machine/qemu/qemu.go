@@ -1,0 +1,309 @@
+// Package qemu runs machines in QEMU 7.2 or later: emulated, or by KVM where
+// that works, for amd64, i386, arm64, armhf and riscv64. It needs no privilege.
+//
+//	program, err := qemu.Find("arm64", os.Getenv("PATH"))
+//	b := qemu.Backend{Program: program.Path, Data: program.Data}
+//	m, err := b.Start(ctx, machine.Spec{Name: "bob", Arch: "arm64", Kernel: image, Initramfs: []string{root}, Dir: scratch})
+//
+// What differs between architectures is in one table (boards). Every machine
+// has a serial console, a second serial line for status lines, a source of
+// random numbers, a disk controller for each disk and a network card for each
+// NIC, the latter three by virtio; and nothing else. Where the board has no
+// keyboard it gets one, for Ctrl-Alt-Del, which is how Stop asks any system for
+// an end: nothing has to run in the guest for that but a kernel with a driver.
+//
+// Each machine is one process under package machine/keeper, which ends with
+// this process whatever happens, in QEMU's own seccomp sandbox. All that it
+// talks over are sockets that it inherits: the monitor (QMP), the console, the
+// status line, and for each NIC a SOCK_DGRAM pair whose datagrams are frames
+// (-netdev dgram); QEMU's user network is never used. Scratch copies of disks
+// are files in Spec.Dir, which QEMU unlinks as soon as it has them open.
+//
+// Kernels boot quietly (loglevel=4: errors are shown on the console) and
+// without the self tests of their crypto code, a quarter of the boot under
+// emulation. Another quarter goes if Spec.Kernel is unpacked already: see
+// kernel.Uncompress. A kernel that panics restarts at once (panic=-1), and a
+// guest that restarts ends; Exit tells one from the other by what the console
+// said.
+//
+// Deliberately absent: more than one processor, graphics, USB, migration.
+//
+// See https://www.qemu.org/docs/master/system/invocation.html.
+package qemu
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"wolffia/internal/machine"
+	"wolffia/internal/machine/keeper"
+)
+
+// Backend starts QEMU machines of one architecture.
+type Backend struct {
+	Program string // absolute path of the emulator, such as /usr/bin/qemu-system-x86_64
+	Data    string // its folder of firmware (-L); empty for the one it was built with
+	Accel   Accel  // what runs the guest's code; empty means TCG
+	MicroVM bool   // amd64 only: the machine microvm, which has no PCI bus and boots no disk
+	UEFI    UEFI   // for machines with that firmware
+	// Env is put before the environment of each Spec: for a QEMU with a C
+	// library of its own.
+	Env []string
+	// NoSandbox is for a QEMU that was built without seccomp.
+	NoSandbox bool
+	// Hold forces a way of holding the process tree; empty for the best there
+	// is.
+	Hold keeper.Mode
+}
+
+// UEFI is a UEFI firmware for QEMU, as two images of flash memory.
+type UEFI struct {
+	Code string // absolute path of the program
+	Vars string // and of the initial content of its variables, which is copied
+}
+
+// Accel is what runs a guest's code.
+type Accel string
+
+// The accelerators.
+const (
+	TCG Accel = "tcg" // QEMU's own translator
+	KVM Accel = "kvm" // the host's processor
+)
+
+// Bounds of what a Spec may ask for.
+const (
+	MinMemory = 16 << 20 // bytes; a distribution's kernel does not boot in less
+	maxNICs   = 16
+	maxDisks  = 8 // so that all devices fit on one PCI bus
+)
+
+// Names in Spec.Dir.
+const (
+	consoleLog = "console.log" // what the guest's console said
+	hostLog    = "host.log"    // what QEMU said
+	varsFile   = "efivars.fd"  // this machine's UEFI variables
+	firstFD    = 3
+)
+
+// Name implements [machine.Backend].
+func (Backend) Name() string { return "qemu" }
+
+// Guest implements [machine.Backend].
+func (b Backend) Guest(arch string) machine.Guest {
+	board, err := b.board(arch)
+	if err != nil {
+		return machine.Guest{}
+	}
+	return board.guest()
+}
+
+func (b Backend) board(arch string) (board, error) {
+	arch = orHost(arch)
+	x, ok := boards[arch]
+	if !ok {
+		return x, fmt.Errorf("no QEMU machine is known for architecture %q; there are %s", arch, strings.Join(Arches(), ", "))
+	}
+	if b.MicroVM {
+		if arch != "amd64" {
+			return x, fmt.Errorf("the machine microvm is of architecture amd64, not %s", arch)
+		}
+		return microvm, nil
+	}
+	return x, nil
+}
+
+// plan is how a Spec is run.
+type plan struct {
+	spec  machine.Spec
+	board board
+	argv  []string // argv[0] is the program's path
+	env   []string
+	fds   []string // what descriptor 3 and up are
+	join  bool     // the initramfs has to be put together, as the last descriptor
+}
+
+// defaults are the kernel parameters that every machine gets, unless
+// Spec.Cmdline has one of the same name. Unknown initcalls do no harm.
+var defaults = []string{
+	"loglevel=4",
+	"panic=-1",
+	"cryptomgr.notests",
+	"initcall_blacklist=jent_mod_init", // the self test of a source of randomness that is used in FIPS mode only
+}
+
+func (b Backend) newPlan(spec machine.Spec) (*plan, error) {
+	board, err := b.board(spec.Arch)
+	if err != nil {
+		return nil, fmt.Errorf("machine %s: %w", spec.Name, err)
+	}
+	limits := machine.Limits{MinMemory: MinMemory, MaxMemory: board.most, MaxNICs: maxNICs, MaxDisks: maxDisks}
+	if err := spec.Check(limits); err != nil {
+		return nil, err
+	}
+	if !filepath.IsAbs(b.Program) {
+		return nil, fmt.Errorf("machine %s: QEMU's path %q must be absolute", spec.Name, b.Program)
+	}
+	if err := b.checkFirmware(spec, board); err != nil {
+		return nil, err
+	}
+	if spec.Firmware == machine.FirmwareNone {
+		if err := checkKernel(spec); err != nil {
+			return nil, err
+		}
+	}
+	p := &plan{spec: spec, board: board}
+	p.arguments(b)
+	p.environment(b)
+	return p, nil
+}
+
+// fd takes the next descriptor.
+func (p *plan) fd(what string) int {
+	p.fds = append(p.fds, what)
+	return firstFD + len(p.fds) - 1
+}
+
+func (p *plan) add(args ...string) { p.argv = append(p.argv, args...) }
+
+// arguments lays out descriptors and the command line.
+func (p *plan) arguments(b Backend) {
+	s := p.spec
+	monitor, console, status := p.fd("monitor (QMP): a SOCK_STREAM socket"), p.fd("console: a SOCK_STREAM socket"), p.fd("status lines: a SOCK_STREAM socket")
+	p.add(b.Program, "-name", "guest="+escape(s.Name))
+	p.system(b)
+	p.add("-display", "none", "-no-reboot", "-S")
+	if !b.NoSandbox {
+		p.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+	}
+	p.add("-chardev", socket("monitor", monitor), "-mon", "chardev=monitor,mode=control")
+	p.add("-chardev", socket("console", console), "-serial", "chardev:console")
+	p.add("-chardev", socket("status", status), "-device", p.board.serial+",chardev=status")
+	p.devices()
+	for i, n := range s.NICs {
+		p.add("-netdev", fmt.Sprintf("dgram,id=%s,local.type=fd,local.str=%d", netID(i), p.fd(fmt.Sprintf("network interface %d: a SOCK_DGRAM socket", i))))
+		p.add("-device", p.nic(i, n))
+	}
+	if s.Firmware != machine.FirmwareNone {
+		return
+	}
+	p.add("-kernel", s.Kernel)
+	switch len(s.Initramfs) {
+	case 0:
+	case 1:
+		p.add("-initrd", s.Initramfs[0])
+	default:
+		p.join = true
+		p.add("-initrd", fmt.Sprintf("/proc/self/fd/%d", p.fd("initramfs: "+strings.Join(s.Initramfs, " + "))))
+	}
+	p.add("-append", p.parameters())
+}
+
+// system adds what the machine itself is, with its firmware.
+func (p *plan) system(b Backend) {
+	accel, cpu := b.Accel, p.board.cpu
+	if accel == "" {
+		accel = TCG
+	}
+	if accel == KVM {
+		cpu = "host"
+	}
+	kind := p.board.machine + ",accel=" + string(accel)
+	if p.spec.Firmware == machine.FirmwareUEFI {
+		kind += ",pflash0=uefi,pflash1=vars"
+		p.add("-blockdev", "driver=file,node-name=uefi,read-only=on,filename="+escape(b.UEFI.Code))
+		p.add("-blockdev", "driver=file,node-name=vars,filename="+escape(filepath.Join(p.spec.Dir, varsFile)))
+	}
+	p.add("-machine", kind, "-cpu", cpu, "-m", fmt.Sprintf("%dK", p.spec.Memory>>10), "-nodefaults", "-no-user-config")
+	if b.Data != "" {
+		p.add("-L", b.Data)
+	}
+	if p.spec.Firmware == machine.FirmwareBIOS {
+		p.add("-bios", p.board.bios)
+	}
+}
+
+// devices adds what every machine has, and the disks.
+func (p *plan) devices() {
+	p.add("-device", "virtio-rng-"+p.board.bus)
+	if p.board.keyboard {
+		p.add("-device", "virtio-keyboard-"+p.board.bus)
+	}
+	for i, d := range p.spec.Disks {
+		p.add("-drive", drive(i, d))
+		p.add("-device", fmt.Sprintf("virtio-blk-%s,drive=%s,bootindex=%d", p.board.bus, diskID(i), i+1))
+	}
+}
+
+// drive is a disk's image. A guest whose disk can't be written, for lack of room
+// on the host or otherwise, is told so; QEMU would stop it.
+func drive(i int, d machine.Disk) string {
+	s := fmt.Sprintf("if=none,id=%s,format=%s,discard=unmap,werror=report,rerror=report,file=%s", diskID(i), d.Format, escape(d.Path))
+	switch {
+	case d.ReadOnly:
+		s += ",readonly=on"
+	case !d.Persistent:
+		s += ",snapshot=on"
+	}
+	return s
+}
+
+func (p *plan) nic(i int, n machine.NIC) string {
+	s := fmt.Sprintf("virtio-net-%s,netdev=%s,id=%s,mac=%s,host_mtu=%d", p.board.bus, netID(i), nicID(i), n.MAC, n.MTU)
+	if p.board.bus == "pci" {
+		s += ",romfile=" // no network boot
+	}
+	return s
+}
+
+func diskID(i int) string { return fmt.Sprintf("disk%d", i) }
+func netID(i int) string  { return fmt.Sprintf("net%d", i) }
+func nicID(i int) string  { return fmt.Sprintf("nic%d", i) }
+
+// parameters is the kernel's command line.
+func (p *plan) parameters() string {
+	own := append([]string{"console=" + p.board.console}, defaults...)
+	own = append(own, p.board.cmdline...)
+	if len(p.spec.Initramfs) > 0 {
+		own = append(own, "init=/init") // so that an /init that can't be executed is an error: the kernel would go on to try a bare shell
+	}
+	return strings.Join(machine.Parameters(own, p.spec.Cmdline), " ")
+}
+
+// environment makes QEMU put scratch files into Spec.Dir.
+func (p *plan) environment(b Backend) {
+	p.env = append(slices.Clone(b.Env), p.spec.Env...)
+	p.env = slices.DeleteFunc(p.env, func(e string) bool { return strings.HasPrefix(e, "TMPDIR=") })
+	p.env = append(p.env, "TMPDIR="+p.spec.Dir)
+}
+
+// socket is a character device on an inherited, connected socket.
+func socket(id string, fd int) string { return fmt.Sprintf("socket,id=%s,fd=%d", id, fd) }
+
+// escape makes text one value of an option, in which a comma ends a value.
+func escape(text string) string { return strings.ReplaceAll(text, ",", ",,") }
+
+// Command implements [machine.Backend].
+func (b Backend) Command(spec machine.Spec) (machine.Command, error) {
+	p, err := b.newPlan(spec)
+	if err != nil {
+		return machine.Command{}, err
+	}
+	return machine.Command{Argv: p.argv, Env: p.env, FDs: p.fds}, nil
+}
+
+// Start implements [machine.Backend].
+func (b Backend) Start(ctx context.Context, spec machine.Spec) (machine.Machine, error) {
+	p, err := b.newPlan(spec)
+	if err != nil {
+		return nil, err
+	}
+	m, err := b.start(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
