@@ -25,7 +25,7 @@ var layers = []string{
 	"debian/control",
 	"debian/resolve debian/deb",
 	"debian",
-	"rootfs",
+	"rootfs program",
 	"kernel",
 	"vnet",
 	"vnet/porttest",

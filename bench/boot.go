@@ -15,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"wolffia/internal/kernel"
+	"wolffia/internal/program"
 )
 
 func versionTime(ctx context.Context, b *bench) (*result, error) {
@@ -107,8 +107,8 @@ func (b *bench) newGuest(ctx context.Context, flags ...string) (*guest, error) {
 			g.params = append(g.params, a)
 		}
 	}
-	runtime := filepath.Join(filepath.Dir(g.kernel), kernel.RuntimeDir)
-	if err := os.Symlink(runtime, filepath.Join(dir, kernel.RuntimeDir)); err != nil {
+	runtime := filepath.Join(filepath.Dir(g.kernel), program.RuntimeDir)
+	if err := os.Symlink(runtime, filepath.Join(dir, program.RuntimeDir)); err != nil {
 		return nil, err
 	}
 	return g, join(g.initramfs, plan.Machine.Initramfs)
@@ -140,7 +140,7 @@ func join(to string, from []string) error {
 
 // env is what the kernel needs to find its libraries and its memory.
 func (g *guest) env() []string {
-	return []string{"LD_LIBRARY_PATH=" + kernel.RuntimeDir, "TMPDIR=/dev/shm"}
+	return []string{"LD_LIBRARY_PATH=" + program.RuntimeDir, "TMPDIR=/dev/shm"}
 }
 
 // command is the bare kernel with parameters.

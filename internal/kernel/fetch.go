@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"wolffia/internal/debian"
+	"wolffia/internal/program"
 	"wolffia/internal/store"
 )
 
@@ -61,6 +62,6 @@ func InstallLockedUML(ctx context.Context, c *debian.Client, st *store.Store, lo
 // lockKey is a digest of the pinned packages and of how they are installed.
 func lockKey(lock *debian.Lock) string {
 	h := sha256.New()
-	fmt.Fprintln(h, "uml 1", RuntimeLoader, lock.Digest())
+	fmt.Fprintln(h, "uml 1", program.RuntimeLoader, lock.Digest())
 	return hex.EncodeToString(h.Sum(nil))[:32]
 }

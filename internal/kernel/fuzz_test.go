@@ -3,8 +3,6 @@ package kernel
 import (
 	"bytes"
 	"debug/elf"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -100,26 +98,6 @@ func FuzzUnpackModule(f *testing.F) {
 		out, err := unpackModule("m.ko"+ext, bytes.NewReader(b))
 		if err == nil && len(out) > maxModule {
 			t.Errorf("%d bytes", len(out))
-		}
-	})
-}
-
-func FuzzSetInterpreter(f *testing.F) {
-	if b, err := os.ReadFile("/bin/true"); err == nil {
-		f.Add(b)
-	}
-	f.Add(relocatable())
-	f.Fuzz(func(t *testing.T, b []byte) {
-		interpreter(bytes.NewReader(b))
-		name := filepath.Join(t.TempDir(), "program")
-		if err := os.WriteFile(name, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := setInterpreter(name, "rt/ld.so"); err != nil {
-			return
-		}
-		if info, err := os.Stat(name); err != nil || info.Size() > int64(len(b))+10 && len(b) > 0 && info.Size() > 1<<30 {
-			t.Errorf("%v, %v", info, err)
 		}
 	})
 }

@@ -6,7 +6,7 @@
 // machine, for every architecture of [LinuxSources].
 //
 //	k, err := kernel.FromPackage(pkg)                          // an unpacked user-mode-linux
-//	err = k.InstallUML(dir, libc)                              // dir/linux, dir/rt
+//	err = k.InstallUML(dir, pkg)                               // dir/linux, dir/rt
 //	k, err := kernel.FromPackage(pkg)                          // an unpacked linux-image
 //	r, err := k.Image.Open()                                   // vmlinuz
 //	mods, err := k.Closure([]string{"ipv6", "overlay"})        // in the order to load
@@ -45,7 +45,6 @@ type Kernel struct {
 	Config  string     // the configuration, if the package has it; one option a line
 	Modules *tree.Tree // what /lib/modules/RELEASE holds; never nil
 	Image   *tree.Node // the kernel that a boot loader starts (vmlinuz), or nil
-	uml     *tree.Node // the executable of user-mode-linux, or nil
 
 	index *moduleIndex
 }
@@ -58,7 +57,6 @@ const (
 	maxConfig = 4 << 20
 	maxText   = 16 << 20  // of modules.builtin and its like
 	maxModule = 64 << 20  // of a module, unpacked
-	maxLinux  = 1 << 30   // of a user-mode-linux executable
 	maxWindow = 128 << 20 // of a decompressor: what the kernel's own build packs with
 )
 
@@ -85,9 +83,6 @@ func FromPackage(pkg *tree.Tree) (*Kernel, error) {
 	}
 	if k.Modules == nil {
 		return nil, errors.New("find kernel in package: no folder " + strings.Join(moduleRoots, ", ") + " in it")
-	}
-	if _, n, err := pkg.Resolve("/usr/bin/linux.uml"); err == nil && n.Type() == tree.TypeRegular {
-		k.uml = n
 	}
 	k.Config = config(pkg, k.Release)
 	for _, name := range []string{"/boot/vmlinuz-" + k.Release, "/boot/vmlinux-" + k.Release} {

@@ -18,6 +18,7 @@ import (
 
 	"wolffia/internal/kernel"
 	"wolffia/internal/machine/machinetest"
+	"wolffia/internal/program"
 	"wolffia/internal/tree"
 )
 
@@ -50,7 +51,7 @@ func TestUML(t *testing.T) {
 		t.Fatal(err)
 	}
 	linux := filepath.Join(dir, kernel.UMLName)
-	if interp, err := kernel.Interpreter(linux); err != nil || interp != kernel.RuntimeLoader {
+	if interp, err := program.Interpreter(linux); err != nil || interp != program.RuntimeLoader {
 		t.Errorf("interpreter %q, %v", interp, err)
 	}
 	for _, f := range []string{"linux", "rt/ld.so", "rt/libc.so.6"} {
@@ -72,8 +73,8 @@ func TestUML(t *testing.T) {
 	if err := k.InstallUML(dir, pkg); err == nil {
 		t.Error("it is installed twice")
 	}
-	if err := k.InstallUML(t.TempDir(), tree.New()); err == nil || !strings.Contains(err.Error(), "dynamic loader") {
-		t.Errorf("without a libc6: %v", err)
+	if err := k.InstallUML(t.TempDir(), tree.New()); err == nil || !strings.Contains(err.Error(), "linux.uml") {
+		t.Errorf("without its packages: %v", err)
 	}
 }
 

@@ -6,9 +6,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"wolffia/internal/kernel"
 	"wolffia/internal/machine"
 	"wolffia/internal/machine/machinetest"
+	"wolffia/internal/program"
 )
 
 // BenchmarkBoot compares a kernel started by hand, with and without this
@@ -24,7 +24,7 @@ func BenchmarkBoot(b *testing.B) {
 	bare := func(more ...string) func(*testing.B) {
 		return func(b *testing.B) {
 			dir := b.TempDir()
-			if err := os.Symlink(filepath.Join(filepath.Dir(f.Kernel), kernel.RuntimeDir), filepath.Join(dir, kernel.RuntimeDir)); err != nil {
+			if err := os.Symlink(filepath.Join(filepath.Dir(f.Kernel), program.RuntimeDir), filepath.Join(dir, program.RuntimeDir)); err != nil {
 				b.Fatal(err)
 			}
 			for b.Loop() {

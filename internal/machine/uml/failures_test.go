@@ -20,6 +20,7 @@ import (
 	"wolffia/internal/kernel"
 	"wolffia/internal/machine"
 	"wolffia/internal/machine/machinetest"
+	"wolffia/internal/program"
 )
 
 // fails starts a machine that fails, and gives its exit.
@@ -56,7 +57,7 @@ func copyKernel(t *testing.T, from string) string {
 	if err := os.CopyFS(dir, os.DirFS(filepath.Dir(from))); err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range []string{kernel.UMLName, kernel.RuntimeLoader} {
+	for _, f := range []string{kernel.UMLName, program.RuntimeLoader} {
 		if err := os.Chmod(filepath.Join(dir, f), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +72,7 @@ func TestRuntimeMissing(t *testing.T) {
 		spoil func(dir string) error
 		cause string
 	}{
-		"loader":       {func(dir string) error { return os.Remove(filepath.Join(dir, kernel.RuntimeLoader)) }, "dynamic loader is missing"},
+		"loader":       {func(dir string) error { return os.Remove(filepath.Join(dir, program.RuntimeLoader)) }, "dynamic loader is missing"},
 		"library":      {func(dir string) error { return os.Remove(filepath.Join(dir, "rt/libc.so.6")) }, "libc.so.6"},
 		"no-execution": {func(dir string) error { return os.Chmod(filepath.Join(dir, kernel.UMLName), 0o644) }, "not an executable file"},
 	} {

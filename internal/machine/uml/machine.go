@@ -13,9 +13,9 @@ import (
 	"syscall"
 	"time"
 
-	"wolffia/internal/kernel"
 	"wolffia/internal/machine"
 	"wolffia/internal/machine/keeper"
+	"wolffia/internal/program"
 	"wolffia/internal/vnet"
 	"wolffia/internal/vnet/wire"
 )
@@ -109,7 +109,7 @@ func (m *running) open(p *plan) (theirs []*os.File, err error) {
 		return nil, err
 	}
 	if p.runtime != "" {
-		link := filepath.Join(p.spec.Dir, kernel.RuntimeDir)
+		link := filepath.Join(p.spec.Dir, program.RuntimeDir)
 		if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}

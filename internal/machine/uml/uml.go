@@ -42,9 +42,9 @@ import (
 	"strconv"
 	"strings"
 
-	"wolffia/internal/kernel"
 	"wolffia/internal/machine"
 	"wolffia/internal/machine/keeper"
+	"wolffia/internal/program"
 )
 
 // Backend starts User-Mode Linux machines.
@@ -111,7 +111,7 @@ func newPlan(spec machine.Spec) (*plan, error) {
 		return nil, err
 	}
 	p := &plan{spec: spec}
-	interp, err := kernel.Interpreter(spec.Kernel)
+	interp, err := program.Interpreter(spec.Kernel)
 	if err != nil {
 		return nil, &machine.StartError{
 			Machine: spec.Name, Stage: "start", Cause: "the kernel is not an executable program for this host",
@@ -119,9 +119,9 @@ func newPlan(spec machine.Spec) (*plan, error) {
 		}
 	}
 	switch {
-	case interp == kernel.RuntimeLoader:
-		p.runtime = filepath.Join(filepath.Dir(spec.Kernel), kernel.RuntimeDir)
-		interp = filepath.Join(filepath.Dir(spec.Kernel), kernel.RuntimeLoader)
+	case interp == program.RuntimeLoader:
+		p.runtime = filepath.Join(filepath.Dir(spec.Kernel), program.RuntimeDir)
+		interp = filepath.Join(filepath.Dir(spec.Kernel), program.RuntimeLoader)
 		fallthrough
 	case interp != "":
 		if _, err := os.Stat(interp); err != nil {
@@ -175,7 +175,7 @@ func (p *plan) arguments() {
 		}
 	}
 	if p.runtime != "" {
-		p.env = append(p.env, "LD_LIBRARY_PATH="+kernel.RuntimeDir)
+		p.env = append(p.env, "LD_LIBRARY_PATH="+program.RuntimeDir)
 	}
 }
 
