@@ -16,7 +16,10 @@ package access
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"errors"
 	"fmt"
 	"io"
@@ -29,11 +32,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Keys is the pair of ed25519 keys of one machine: the guest's host key and
-// the one that lets us in.
+// Keys are the two keys of one machine: the guest's host key and the one that
+// lets us in.
 type Keys struct {
-	Host   ed25519.PrivateKey
-	Client ed25519.PrivateKey
+	Host ed25519.PrivateKey
+	// Client is of NIST P-256: dropbear checks its signatures three
+	// milliseconds faster than those of ed25519, which is a third of the login.
+	Client crypto.Signer
 }
 
 // GenerateKeys makes new keys from random, such as crypto/rand.Reader.
@@ -42,7 +47,7 @@ func GenerateKeys(random io.Reader) (Keys, error) {
 	if err != nil {
 		return Keys{}, fmt.Errorf("make the host key: %w", err)
 	}
-	_, client, err := ed25519.GenerateKey(random)
+	client, err := ecdsa.GenerateKey(elliptic.P256(), random)
 	if err != nil {
 		return Keys{}, fmt.Errorf("make the client key: %w", err)
 	}
