@@ -74,12 +74,14 @@ var (
 	defaultPrefix6 = netip.MustParsePrefix("fd00:77:6f6c:66::/64")
 )
 
+// DefaultDomain is the DNS domain of networks whose [Config] names none.
+const DefaultDomain = "lan"
+
 const (
-	defaultDomain = "lan"
-	defaultMTU    = 1500
-	minMTU        = 1280 // RFC 8200, 5
-	maxMTU        = 65535
-	firstLease    = 15
+	defaultMTU = 1500
+	minMTU     = 1280 // RFC 8200, 5
+	maxMTU     = 65535
+	firstLease = 15
 )
 
 // withDefaults fills in what is not given and checks the rest.
@@ -91,7 +93,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.Prefix6 = defaultPrefix6
 	}
 	if c.Domain == "" {
-		c.Domain = defaultDomain
+		c.Domain = DefaultDomain
 	}
 	c.Domain = strings.ToLower(strings.Trim(c.Domain, "."))
 	if c.MTU == 0 {
