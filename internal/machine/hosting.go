@@ -132,22 +132,44 @@ func Parameters(own, further []string) []string {
 	return append(out, further...)
 }
 
-// JoinInitramfs puts cpio archives one behind the other into a file in memory.
-// Each begins at a multiple of four, as the kernel wants it (initramfs buffer
-// format, Documentation/driver-api/early-userspace).
+// JoinInitramfs gives a file in memory with cpio archives one behind the other.
 func JoinInitramfs(paths []string) (*os.File, error) {
+	out, err := NewInitramfs()
+	if err != nil {
+		return nil, err
+	}
+	if err := FillInitramfs(out, paths); err != nil {
+		out.Close()
+		return nil, err
+	}
+	return out, nil
+}
+
+// NewInitramfs makes an empty file in memory.
+func NewInitramfs() (*os.File, error) {
 	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("join initramfs: %w", err)
 	}
-	out := os.NewFile(uintptr(fd), "initramfs")
+	return os.NewFile(uintptr(fd), "initramfs"), nil
+}
+
+// FillInitramfs makes out the given cpio archives, one behind the other. Each begins at a multiple of
+// four, as the kernel wants it (initramfs buffer format,
+// Documentation/driver-api/early-userspace).
+func FillInitramfs(out *os.File, paths []string) error {
+	if _, err := out.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("join initramfs: %w", err)
+	}
+	if err := out.Truncate(0); err != nil {
+		return fmt.Errorf("join initramfs: %w", err)
+	}
 	for _, path := range paths {
 		if err := appendFile(out, path); err != nil {
-			out.Close()
-			return nil, fmt.Errorf("join initramfs: %w", err)
+			return fmt.Errorf("join initramfs: %w", err)
 		}
 	}
-	return out, nil
+	return nil
 }
 
 func appendFile(out *os.File, path string) error {
