@@ -304,3 +304,30 @@ func TestOneCPU(t *testing.T) {
 		}
 	})
 }
+
+// TestMeanwhile: the program sees what was done while the keeper came up, and
+// does not start when that failed.
+func TestMeanwhile(t *testing.T) {
+	each(t, func(t *testing.T, m Mode) {
+		marker := filepath.Join(t.TempDir(), "marker")
+		c := Command{
+			Path: "/bin/sh", Argv: []string{"sh", "-c", `[ -e "$1" ] && rm "$1" && exit 7`, "sh", marker},
+			Env: []string{"PATH=/usr/bin:/bin"}, Mode: m,
+			Meanwhile: func() error {
+				time.Sleep(5 * time.Millisecond)
+				return os.WriteFile(marker, nil, 0o600)
+			},
+		}
+		if ws, err := begin(t, c).Wait(); err != nil || ws.ExitStatus() != 7 {
+			t.Errorf("status %v, %v", ws, err)
+		}
+		failed := errors.New("failed")
+		c.Meanwhile = func() error { return errors.Join(os.WriteFile(marker, nil, 0o600), failed) }
+		if _, err := Start(c); !errors.Is(err, failed) {
+			t.Errorf("%v, want %v", err, failed)
+		}
+		if _, err := os.Stat(marker); err != nil {
+			t.Errorf("the program ran all the same: %v", err)
+		}
+	})
+}

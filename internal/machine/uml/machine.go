@@ -68,17 +68,26 @@ func (b Backend) start(ctx context.Context, p *plan) (_ *running, err error) {
 	}
 	defer host.Close()
 	first := func() {}
+	var joined error
+	var meanwhile func() error
 	if p.join {
-		joined := theirs[len(theirs)-1]
-		first, err = forget(joined)
-		if err != nil {
+		initramfs := theirs[len(theirs)-1]
+		if first, err = forget(initramfs); err != nil {
 			return nil, err
+		}
+		meanwhile = func() error {
+			joined = machine.FillInitramfs(initramfs, p.spec.Initramfs)
+			return joined
 		}
 	}
 	m.proc, err = keeper.Start(keeper.Command{
-		Path: p.spec.Kernel, Argv: p.argv, Env: append(p.env, "TMPDIR="+dir), Dir: p.spec.Dir,
+		Meanwhile: meanwhile,
+		Path:      p.spec.Kernel, Argv: p.argv, Env: append(p.env, "TMPDIR="+dir), Dir: p.spec.Dir,
 		Stdio: [3]*os.File{1: host, 2: host}, Files: theirs, FixedLayout: true, OneCPU: true, Mode: b.Hold,
 	})
+	if joined != nil {
+		return nil, joined
+	}
 	if err != nil {
 		return nil, explainExec(p, err)
 	}
@@ -142,7 +151,7 @@ func (m *running) open(p *plan) (theirs []*os.File, err error) {
 		theirs = append(theirs, guest)
 	}
 	if p.join {
-		f, err := machine.JoinInitramfs(p.spec.Initramfs)
+		f, err := machine.NewInitramfs()
 		if err != nil {
 			return theirs, err
 		}
