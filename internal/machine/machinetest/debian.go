@@ -66,7 +66,7 @@ func Debian(t testing.TB, arch string, modules []string) Fixtures {
 		t.Fatal(err)
 	}
 	return Fixtures{
-		Arch: arch, Kernel: filepath.Join(dir, "vmlinuz"), Modules: filepath.Join(dir, "modules.cpio"),
+		Arch: arch, Memory: 112 << 20, Kernel: filepath.Join(dir, "vmlinuz"), Modules: filepath.Join(dir, "modules.cpio"),
 		Busybox: tree.File(0o755, tree.Bytes(busybox)),
 	}
 }
@@ -112,7 +112,6 @@ func makeFixture(ctx context.Context, c *debian.Client, dir string, image, progr
 	}
 	return nil
 }
-
 
 // readKernel gives the kernel in the form that QEMU starts soonest.
 func readKernel(pkg *tree.Tree, release string) ([]byte, error) {

@@ -1,6 +1,7 @@
 package machinetest
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -61,36 +62,55 @@ func (s suite) failures(t *testing.T) {
 				t.Fatal(err)
 			}
 			spec.Initramfs = []string{WriteInitramfs(t, r)}
-			spec.Memory = 32 << 20
-		}, "kernel", "memory"},
+			spec.Memory = s.f.Memory - 16<<20
+		}, "", "memory"},
+		{"TinierMemory", func(t *testing.T, spec *machine.Spec) { spec.Memory = 17 << 20 }, "", "memory"},
 		{"MemoryEaten", func(t *testing.T, spec *machine.Spec) {
 			script("mount -t tmpfs -o size=2g t /tmp; x=0123456789abcdef; x=$x$x$x$x; x=$x$x$x$x; while :; do echo $x$x$x$x; done >/tmp/x")(t, spec)
-			spec.Memory = 48 << 20
+			spec.Memory = s.f.Memory
 		}, "kernel", "memory"},
 		{"ProcessKilledForMemory", func(t *testing.T, spec *machine.Spec) {
 			script("mount -t tmpfs -o size=2g t /tmp; mount -t devtmpfs d /dev; head -c 1000000000 /dev/zero >/tmp/x")(t, spec)
-			spec.Memory = 48 << 20
+			spec.Memory = s.f.Memory
 		}, "init", "ran out of memory"},
 		{"Panic", script("mount -t proc p /proc; echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 1000"), "kernel", "sysrq"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			spec := s.spec(t, "")
 			c.spec(t, &spec)
-			m := s.start(t, spec)
-			exit := m.Wait()
-			e := exit.Err(spec.Name, "init")
-			t.Logf("%v; %s (%s)", e, e.Fix, e.Exit)
-			if exit.Clean {
-				t.Errorf("clean exit %+v", exit)
-			}
-			if c.stage != "" && (exit.Stage != c.stage || !strings.Contains(exit.Cause, c.cause)) {
-				t.Errorf("got %s: %s, want %s: %s\n%s", exit.Stage, exit.Cause, c.stage, c.cause, strings.Join(exit.Tail, "\n"))
-			}
-			if len(exit.Tail) == 0 || exit.Cause == "" {
-				t.Errorf("exit %+v", exit)
+			e := s.fails(t, spec)
+			if c.stage != "" && e.Stage != c.stage || !strings.Contains(e.Cause, c.cause) {
+				t.Errorf("got %s: %s, want %s: %s\n%s", e.Stage, e.Cause, c.stage, c.cause, strings.Join(e.Tail, "\n"))
 			}
 		})
 	}
+}
+
+// fails runs a machine that does not come up, and gives the report.
+func (s suite) fails(t *testing.T, spec machine.Spec) *machine.StartError {
+	t.Helper()
+	m, err := s.b.Start(t.Context(), spec)
+	var e *machine.StartError
+	switch {
+	case errors.As(err, &e):
+	case err != nil:
+		t.Fatal(err)
+	default:
+		s.watch(t, spec, m)
+		exit := m.Wait()
+		if exit.Clean {
+			t.Errorf("clean exit %+v", exit)
+		}
+		if len(exit.Tail) == 0 {
+			t.Errorf("no console lines in %+v", exit)
+		}
+		e = exit.Err(spec.Name, "init")
+	}
+	t.Logf("%v; %s (%s)", e, e.Fix, e.Exit)
+	if e.Cause == "" {
+		t.Errorf("no cause in %+v", e)
+	}
+	return e
 }
 
 // otherELF begins like a program for a machine that no backend has (s390).

@@ -133,6 +133,13 @@ func (s suite) start(t testing.TB, spec machine.Spec) machine.Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.watch(t, spec, m)
+	return m
+}
+
+// watch ends a machine with the test, or before it when it hangs.
+func (s suite) watch(t testing.TB, spec machine.Spec, m machine.Machine) {
+	t.Helper()
 	watch := time.AfterFunc(limit, func() {
 		t.Errorf("machine %s hangs", spec.Name)
 		m.Kill()
@@ -148,7 +155,6 @@ func (s suite) start(t testing.TB, spec machine.Spec) machine.Machine {
 			t.Logf("exit %+v\n%s", exit, strings.Join(exit.Tail, "\n"))
 		}
 	})
-	return m
 }
 
 // clean fails the test unless the machine ends by itself.

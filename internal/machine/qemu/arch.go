@@ -11,6 +11,7 @@ import (
 // board is a machine that QEMU emulates, with what a kernel needs to know of it.
 type board struct {
 	program string   // the emulator, as Debian names it
+	pkg     string   // Debian's package of it
 	machine string   // -machine
 	cpu     string   // -cpu under TCG
 	hosts   []string // of the host's architectures (GOARCH), those whose KVM runs this one
@@ -38,7 +39,7 @@ type uefiFiles struct{ code, vars string }
 // serial line and a PCI bus, which arm64, armhf and riscv64 call "virt".
 var boards = map[string]board{
 	"amd64": {
-		program: "qemu-system-x86_64", machine: "q35,vmport=off,sata=off,smbus=off", cpu: "max", hosts: []string{"amd64"},
+		program: "qemu-system-x86_64", pkg: "qemu-system-x86", machine: "q35,vmport=off,sata=off,smbus=off", cpu: "max", hosts: []string{"amd64"},
 		bus: "pci", console: "ttyS0", status: "ttyS1", serial: "isa-serial,index=1",
 		most: 1 << 40, modules: virtio, bios: "bios-256k.bin",
 		uefi: []uefiFiles{
@@ -49,13 +50,13 @@ var boards = map[string]board{
 		},
 	},
 	"i386": {
-		program: "qemu-system-i386", machine: "q35,vmport=off,sata=off,smbus=off", cpu: "max", hosts: []string{"amd64", "386"},
+		program: "qemu-system-i386", pkg: "qemu-system-x86", machine: "q35,vmport=off,sata=off,smbus=off", cpu: "max", hosts: []string{"amd64", "386"},
 		bus: "pci", console: "ttyS0", status: "ttyS1", serial: "isa-serial,index=1",
 		most: 3 << 30, modules: virtio, bios: "bios-256k.bin",
 		uefi: []uefiFiles{{"/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF32_VARS_4M.fd"}},
 	},
 	"arm64": {
-		program: "qemu-system-aarch64", machine: "virt", cpu: "cortex-a72", hosts: []string{"arm64"},
+		program: "qemu-system-aarch64", pkg: "qemu-system-arm", machine: "virt", cpu: "cortex-a72", hosts: []string{"arm64"},
 		bus: "pci", console: "ttyAMA0", status: "ttyS0", serial: "pci-serial",
 		keyboard: true, most: 255 << 30, modules: append(virtio, "virtio_input"),
 		uefi: []uefiFiles{
@@ -65,13 +66,13 @@ var boards = map[string]board{
 	},
 	"armhf": {
 		// The PCI bus below 4 GiB, where a kernel without LPAE reaches it.
-		program: "qemu-system-arm", machine: "virt,highmem=off", cpu: "cortex-a15", hosts: []string{"arm"},
+		program: "qemu-system-arm", pkg: "qemu-system-arm", machine: "virt,highmem=off", cpu: "cortex-a15", hosts: []string{"arm"},
 		bus: "pci", console: "ttyAMA0", status: "ttyS0", serial: "pci-serial",
 		keyboard: true, most: 2 << 30, modules: append(virtio, "virtio_input"),
 		uefi: []uefiFiles{{"/usr/share/AAVMF/AAVMF32_CODE.fd", "/usr/share/AAVMF/AAVMF32_VARS.fd"}},
 	},
 	"riscv64": {
-		program: "qemu-system-riscv64", machine: "virt", cpu: "rv64", hosts: []string{"riscv64"},
+		program: "qemu-system-riscv64", pkg: "qemu-system-misc", machine: "virt", cpu: "rv64", hosts: []string{"riscv64"},
 		bus: "pci", console: "ttyS0", status: "ttyS1", serial: "pci-serial",
 		keyboard: true, most: 255 << 30, modules: append(virtio, "virtio_input"),
 		uefi: []uefiFiles{{"/usr/share/qemu-efi-riscv64/RISCV_VIRT_CODE.fd", "/usr/share/qemu-efi-riscv64/RISCV_VIRT_VARS.fd"}},
@@ -84,7 +85,7 @@ var virtio = []string{"virtio_pci", "virtio_rng", "virtio_net", "virtio_blk"}
 
 // microvm is a PC without a PCI bus and firmware to speak of.
 var microvm = board{
-	program: "qemu-system-x86_64", machine: "microvm", cpu: "max", hosts: []string{"amd64"},
+	program: "qemu-system-x86_64", pkg: "qemu-system-x86", machine: "microvm", cpu: "max", hosts: []string{"amd64"},
 	bus: "device", console: "ttyS0", status: "ttyS1", serial: "isa-serial,index=1",
 	keyboard: true, most: 1 << 40, modules: []string{"virtio_mmio", "virtio_rng", "virtio_net", "virtio_blk", "virtio_input"},
 }
@@ -103,9 +104,9 @@ func hostArch() string {
 	return runtime.GOARCH
 }
 
-// Program is the name of the emulator for an architecture ("" is the host's),
-// or "" when there is none.
-func Program(arch string) string { return boards[orHost(arch)].program }
+// ProgramName is the name of the emulator for an architecture ("" is the
+// host's), or "" when there is none.
+func ProgramName(arch string) string { return boards[orHost(arch)].program }
 
 func orHost(arch string) string {
 	if arch == "" {

@@ -5,7 +5,7 @@ import "wolffia/internal/machine"
 const (
 	fixQEMU    = "wolffia doctor says what this host has, and how to get QEMU 7.2 or later"
 	fixTCG     = "run it without KVM (emulated)"
-	fixSilence = "check that the kernel is made for this machine and not damaged; to see what it says, add the kernel parameters earlyprintk=serial (a PC) or earlycon (others)"
+	fixSilence = "give the machine more memory (--memory), or a kernel that is made for it and whole; to see what it says, add the kernel parameters earlyprintk=serial (a PC) or earlycon (others)"
 	fixMemory  = "give the machine more memory (--memory)"
 )
 

@@ -1,6 +1,8 @@
 package qemu
 
 import (
+	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"os"
 
@@ -37,7 +39,47 @@ func checkKernel(spec machine.Spec) error {
 	case k.Format == kernel.Vmlinux && !bootsELF(arch, k):
 		return fail("this vmlinux can't be started by QEMU", fixKernel, nil)
 	}
+	need := extent(f, k) + initramfsSize(spec)
+	if need > spec.Memory {
+		return fail(fmt.Sprintf("the kernel and the initramfs alone take %d MiB, and the machine has %d MiB of memory", need>>20, spec.Memory>>20), fixMemory, nil)
+	}
 	return nil
+}
+
+// extent is where a kernel ends in memory, in bytes from its beginning: the
+// least that a machine has to have. Without it most crash before they can say
+// so. Of formats that do not tell it is 0.
+func extent(f *os.File, k kernel.ImageInfo) (end int64) {
+	var head [1024]byte
+	if _, err := f.ReadAt(head[:], 0); err != nil || k.Gzip {
+		return 0
+	}
+	switch k.Format {
+	case kernel.Vmlinux:
+		x, err := elf.NewFile(f)
+		if err != nil {
+			return 0
+		}
+		for _, p := range x.Progs {
+			if p.Type == elf.PT_LOAD && p.Paddr < 1<<40 && p.Memsz < 1<<40 && k.PVH {
+				end = max(end, int64(p.Paddr+p.Memsz))
+			}
+		}
+	case kernel.BzImage: // init_size of the setup header
+		end = int64(binary.LittleEndian.Uint32(head[0x260:]))
+	case kernel.Image: // image_size
+		end = int64(min(binary.LittleEndian.Uint64(head[16:]), 1<<40))
+	}
+	return end
+}
+
+func initramfsSize(spec machine.Spec) (sum int64) {
+	for _, path := range spec.Initramfs {
+		if info, err := os.Stat(path); err == nil { // one that is missing is found later
+			sum += info.Size()
+		}
+	}
+	return sum
 }
 
 // bootsELF says whether QEMU starts an ELF kernel as Linux wants it: on x86 by

@@ -361,7 +361,7 @@ func (m *running) classify(ws syscall.WaitStatus, keeperErr, monitorErr error) m
 	case keeperErr != nil:
 		e.Cause = "the process that holds the machine was killed"
 	case reason == "guest-reset" && len(said) == 0 && m.spec.Firmware == machine.FirmwareNone:
-		e.Stage, e.Cause, e.Fix = "kernel", "the kernel crashed before it could say why: the machine restarted without a word on its console", fixSilence
+		e.Stage, e.Cause, e.Fix = "kernel", "the kernel crashed before it could say why: it restarted without a word on its console", fixSilence
 	case (reason == "guest-shutdown" || reason == "guest-reset") && !panicked:
 		e.Clean, e.Reboot = true, reason == "guest-reset"
 	default:

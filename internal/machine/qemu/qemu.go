@@ -177,7 +177,7 @@ func (p *plan) arguments(b Backend) {
 	p.system(b)
 	p.add("-display", "none", "-no-reboot", "-S")
 	if !b.NoSandbox {
-		p.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+		p.add("-sandbox", sandboxOption)
 	}
 	p.add("-chardev", socket("monitor", monitor), "-mon", "chardev=monitor,mode=control")
 	p.add("-chardev", socket("console", console), "-serial", "chardev:console")
