@@ -1,4 +1,4 @@
-package rootfs
+package rootfs_test
 
 import (
 	"bufio"
@@ -23,6 +23,7 @@ import (
 	"wolffia/internal/machine"
 	"wolffia/internal/machine/machinetest"
 	"wolffia/internal/machine/uml"
+	. "wolffia/internal/rootfs"
 	"wolffia/internal/tree"
 )
 
@@ -59,6 +60,12 @@ func (g *guest) saw(t *testing.T, want ...string) {
 // Every card is a router's.
 func boot(t testing.TB, image *tree.Tree, id IdentityConfig, steps []step, cards ...router) *guest {
 	t.Helper()
+	return bootWith(t, image, id, nil, steps, cards...)
+}
+
+// bootWith is boot with further parameters of the kernel.
+func bootWith(t testing.TB, image *tree.Tree, id IdentityConfig, cmdline []string, steps []step, cards ...router) *guest {
+	t.Helper()
 	f := machinetest.UML(t)
 	dir := t.TempDir()
 	parts := []*tree.Tree{image}
@@ -67,7 +74,7 @@ func boot(t testing.TB, image *tree.Tree, id IdentityConfig, steps []step, cards
 		must(t, err)
 		parts = append(parts, identity)
 	}
-	spec := machine.Spec{Name: "alice", Arch: "amd64", Kernel: f.Kernel, Dir: dir}
+	spec := machine.Spec{Name: "alice", Arch: "amd64", Kernel: f.Kernel, Dir: dir, Cmdline: cmdline}
 	for i, part := range parts {
 		var b bytes.Buffer
 		must(t, cpio.Write(&b, part, cpio.Options{}))

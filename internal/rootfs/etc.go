@@ -12,29 +12,63 @@ import (
 // releases gives Debian's version numbers to code names, for os-release.
 var releases = map[string]string{"bullseye": "11", "bookworm": "12", "trixie": "13", "forky": "14"}
 
-// fstab is for a root that lives in memory: /run, /tmp and /dev/shm need no
-// tmpfs there.
+// fstab is for roots of every kind. A root in memory needs no tmpfs on /run, /tmp
+// and /dev/shm: /init passes them over there. Nor is there anything to mount on
+// /, which is why its line says noauto; a disk's gets the line's options all the
+// same. /dev/root is a link that /init
+// makes, to whichever disk has turned out to be the root.
 const fstab = `# device	folder		type	options					dump pass
+%s	/		auto	defaults,noauto				0 1
 proc		/proc		proc	nosuid,nodev,noexec			0 0
 sysfs		/sys		sysfs	nosuid,nodev,noexec			0 0
 devpts		/dev/pts	devpts	gid=5,mode=620,ptmxmode=666,nosuid,noexec	0 0
+tmpfs		/run		tmpfs	mode=755,nosuid,nodev			0 0
+tmpfs		/tmp		tmpfs	mode=1777,nosuid,nodev			0 0
+tmpfs		/dev/shm	tmpfs	mode=1777,nosuid,nodev			0 0
 `
 
-// inittab is that of an image without an identity: a login prompt on the console.
+// inittab is that of an image without an identity: login prompts on what
+// terminals there are. /init has nothing left to do when it was the first
+// program; it is here for those who start a disk's /sbin/init.
 const inittab = `# inittab of busybox's init: TERMINAL::ACTION:COMMAND
-::respawn:/sbin/getty -L 0 console linux
-` + inittabTail
+::sysinit:/init
+` + "%s" + inittabTail
 
-const inittabTail = `::ctrlaltdel:/sbin/poweroff
+const inittabTail = `::ctrlaltdel:/usr/lib/wolffia/ctrlaltdel
 ::shutdown:/bin/umount -a -r
 ::restart:/sbin/init
 `
+
+// terminals is how many terminals of a machine may have a login prompt: two
+// consoles of the kernel and, on a PC, four of the screen.
+func (b *builder) terminals() int {
+	switch b.Arch {
+	case "amd64", "i386", "":
+		return 6
+	}
+	return 2
+}
+
+func (b *builder) inittab() string {
+	var lines strings.Builder
+	for n := range b.terminals() {
+		fmt.Fprintf(&lines, "::respawn:/usr/lib/wolffia/terminal %d\n", n+1)
+	}
+	return fmt.Sprintf(inittab, lines.String())
+}
+
+// securetty names the terminals that root may log in on.
+const securetty = "console\ntty0\ntty1\ntty2\ntty3\ntty4\nttyS0\nttyS1\nttyS2\nttyS3\nttyAMA0\nttyAMA1\nhvc0\nhvc1\n"
 
 // etc writes the files in /etc. keep means that a package's own file stays.
 func (b *builder) etc() error {
 	name := b.Hostname
 	if name == "" {
 		name = "wolffia"
+	}
+	root := b.Root
+	if root == "" {
+		root = "/dev/root"
 	}
 	for _, f := range []struct {
 		name, text string
@@ -43,15 +77,15 @@ func (b *builder) etc() error {
 		{"/etc/hostname", name + "\n", false},
 		{"/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n", false},
 		{"/etc/resolv.conf", "", true},
-		{"/etc/fstab", fstab, false},
-		{"/etc/inittab", inittab, true},
+		{"/etc/fstab", fmt.Sprintf(fstab, root), false},
+		{"/etc/inittab", b.inittab(), true},
 		{"/etc/mdev.conf", embedded("mdev.conf"), true},
 		{"/etc/profile", embedded("profile"), true},
 		{"/etc/os-release", b.osRelease(), true},
 		{"/etc/nsswitch.conf", "passwd:\tfiles\ngroup:\tfiles\nshadow:\tfiles\nhosts:\tfiles dns\nnetworks:\tfiles\nprotocols:\tfiles\nservices:\tfiles\n", true},
 		{"/etc/host.conf", "multi on\n", true},
 		{"/etc/shells", "/bin/sh\n/bin/ash\n/bin/bash\n/bin/dash\n", true},
-		{"/etc/securetty", "console\ntty0\ntty1\nttyS0\nttyAMA0\nhvc0\n", true},
+		{"/etc/securetty", securetty, true},
 		{"/etc/issue", "Debian GNU/Linux, made by wolffia \\n \\l\n\n", true},
 		{"/etc/motd", "", true},
 		{"/etc/protocols", "ip\t0\tIP\nicmp\t1\tICMP\ntcp\t6\tTCP\nudp\t17\tUDP\nipv6-icmp\t58\tIPv6-ICMP\n", true},

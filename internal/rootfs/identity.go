@@ -129,6 +129,11 @@ func (c IdentityConfig) machineFile() (string, error) {
 	if c.Term != "" {
 		fmt.Fprintf(&s, "export TERM=%s\n", c.Term)
 	}
+	console := c.Console
+	if console == "" {
+		console = ConsoleNone
+	}
+	fmt.Fprintf(&s, "CONSOLE=%s\nTTY=%s\n", console, strings.TrimPrefix(c.ConsoleDevice, "/dev/"))
 	if c.ControlMAC != nil {
 		fmt.Fprintf(&s, "CONTROL_MAC=%s\nCONTROL_ADDR=%s\n", c.ControlMAC, c.ControlAddr)
 	}

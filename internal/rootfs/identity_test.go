@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"crypto/ed25519"
 	"net"
 	"net/netip"
 	"slices"
@@ -8,10 +9,12 @@ import (
 	"testing"
 )
 
+var testMAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
+
 func TestIdentity(t *testing.T) {
 	got, err := Identity(IdentityConfig{
 		Hostname: "alice", Status: "/dev/ttyS0", Console: ConsoleLogin, ConsoleDevice: "/dev/tty0", Term: "xterm-256color",
-		ControlMAC: controlMAC, ControlAddr: controlAddr, HostKey: testKey(2), AuthorizedKeys: []string{"key one", "key two"},
+		ControlMAC: testMAC, ControlAddr: netip.MustParsePrefix("169.254.77.2/30"), HostKey: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), AuthorizedKeys: []string{"key one", "key two"},
 		NICs: []NIC{
 			{Name: "eth0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, DHCP: true},
 			{Name: "eth1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2},
@@ -28,6 +31,8 @@ func TestIdentity(t *testing.T) {
 HOSTNAME=alice
 STATUS=/dev/ttyS0
 export TERM=xterm-256color
+CONSOLE=login
+TTY=tty0
 CONTROL_MAC=02:00:00:00:00:09
 CONTROL_ADDR=169.254.77.2/30
 # NAME,MAC,MODE[,ADDRESS/BITS+...[,GATEWAY+...]] with MODE dhcp, static or auto (IPv6 only)
@@ -61,12 +66,12 @@ func TestIdentityRefuses(t *testing.T) {
 		"console":    {ConsoleDevice: "tty0 x"},
 		"kind":       {Console: "fancy"},
 		"term":       {Term: "`id`"},
-		"card":       {NICs: []NIC{{Name: "eth 0", MAC: controlMAC}}},
+		"card":       {NICs: []NIC{{Name: "eth 0", MAC: testMAC}}},
 		"card's MAC": {NICs: []NIC{{Name: "eth0"}}},
 		"module":     {Modules: []string{"/a\n/b"}},
 		"key":        {AuthorizedKeys: []string{"a\nb"}},
-		"control":    {ControlMAC: controlMAC},
-		"zone":       {NICs: []NIC{{Name: "e", MAC: controlMAC, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}, Gateways: []netip.Addr{netip.MustParseAddr("fe80::1%$(id)")}}}},
+		"control":    {ControlMAC: testMAC},
+		"zone":       {NICs: []NIC{{Name: "e", MAC: testMAC, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}, Gateways: []netip.Addr{netip.MustParseAddr("fe80::1%$(id)")}}}},
 	} {
 		if _, err := Identity(c); err == nil {
 			t.Errorf("%s: no error", name)

@@ -60,6 +60,7 @@ type Recipe struct {
 	Arch     string    // Debian's name, such as "amd64": programs of the host must be of it; empty: not checked
 	Release  string    // Debian's code name, for /etc/os-release when no package brings one
 	Hostname string    // in /etc/hostname; empty means "wolffia"
+	Root     string    // the device of / in /etc/fstab, such as "LABEL=root"; empty means /dev/root, which /init makes
 	Packages []string  // the wanted packages by name, for Deps
 	Deps     Deps      // empty means DepsPackages
 	Users    []User    // further users, or changes to root

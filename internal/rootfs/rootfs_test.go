@@ -8,11 +8,21 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"wolffia/internal/tooltest"
-
 	"wolffia/internal/tree"
 )
+
+// released stands for the Release's date.
+var released = time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 // small is a base of one made-up busybox.
 func small(t *testing.T) *tree.Tree {
@@ -213,37 +223,6 @@ func TestFilesWhateverTheHost(t *testing.T) {
 	}
 	if n := one.Get("/link"); n == nil || n.Target != "run.sh" {
 		t.Errorf("/link is %+v", n)
-	}
-}
-
-// TestApplets compares with what busybox says of itself; for other
-// architectures it can't be asked, but has the same source.
-func TestApplets(t *testing.T) {
-	var first []string
-	for _, arch := range []string{"amd64", "arm64", "riscv64"} {
-		base := packages(t, "trixie", arch, "busybox-static")
-		where, names, err := Applets(base)
-		must(t, err)
-		if where != "/usr/bin/busybox" || len(names) < 200 {
-			t.Errorf("%s: %d commands at %s", arch, len(names), where)
-		}
-		if arch == "amd64" {
-			first = names
-			program := filepath.Join(t.TempDir(), "busybox")
-			b, err := base.ReadFile(where, 64<<20)
-			must(t, err)
-			must(t, os.WriteFile(program, b, 0o755))
-			out, err := exec.Command(program, "--list").Output()
-			if err != nil {
-				t.Logf("busybox can't be asked here: %v", err)
-				continue
-			}
-			if want := strings.Fields(string(out)); !slices.Equal(names, want) {
-				t.Errorf("%v\nbusybox says\n%v", names, want)
-			}
-		} else if !slices.Equal(names, first) {
-			t.Errorf("%s has other commands: %v", arch, names)
-		}
 	}
 }
 

@@ -1,4 +1,4 @@
-package rootfs
+package rootfs_test
 
 import (
 	"encoding/binary"

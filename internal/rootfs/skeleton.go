@@ -134,6 +134,9 @@ func (b *builder) boot() error {
 		{"/init", "init"},
 		{"/usr/lib/wolffia/session", "session"},
 		{"/usr/lib/wolffia/poweroff", "poweroff"},
+		{"/usr/lib/wolffia/disk", "disk"},
+		{"/usr/lib/wolffia/terminal", "terminal"},
+		{"/usr/lib/wolffia/shell", "shell"},
 		{"/etc/udhcpc/default.script", "udhcpc"},
 	} {
 		if err := b.write(f.to, 0o755, embedded(f.from), false); err != nil {
@@ -145,7 +148,7 @@ func (b *builder) boot() error {
 			return err
 		}
 	}
-	return nil
+	return b.put("/usr/lib/wolffia/ctrlaltdel", tree.Symlink("poweroff"))
 }
 
 // knownServices are those that a script is made for when no package or
