@@ -52,6 +52,10 @@ const maxFile = 1 << 30
 type Options struct {
 	Name     string // of the program in the folder; empty for the name it has
 	Relative bool   // make the program name RuntimeLoader as its loader
+	// Libraries are installed with what they need although no ELF header asks
+	// for them: what the program opens by name. Of any program that ends
+	// threads, the C library opens libgcc_s.so.1.
+	Libraries []string
 }
 
 // Program is an installed program.
@@ -109,7 +113,8 @@ func Install(dir string, pkgs *tree.Tree, name string, o Options) (*Program, err
 	if err := WriteFile(filepath.Join(p.Runtime, loaderName), loader); err != nil {
 		return fail(err)
 	}
-	if err := copyLibraries(p, pkgs, path.Base(interp)); err != nil {
+	c := copier{pkgs: pkgs, dir: p.Runtime, done: []string{path.Base(interp)}} // libc asks for the loader by its name
+	if err := c.needs(p.Path, o.Libraries); err != nil {
 		return fail(err)
 	}
 	return p, nil
@@ -118,12 +123,19 @@ func Install(dir string, pkgs *tree.Tree, name string, o Options) (*Program, err
 // maxLibraries bounds what a program may need.
 const maxLibraries = 1000
 
-// copyLibraries copies the shared libraries that the program needs, and those
-// that they need. The loader, which libc asks for by its name, is there.
-func copyLibraries(p *Program, pkgs *tree.Tree, loader string) error {
-	todo, done := []string{p.Path}, []string{loader}
-	for len(todo) > 0 {
-		f, err := elf.Open(todo[0])
+// copier copies shared libraries into a folder.
+type copier struct {
+	pkgs *tree.Tree
+	dir  string
+	todo []string // paths of what was copied and not looked into
+	done []string // names of libraries that are there
+}
+
+// needs copies the libraries that the program needs, those called more, and
+// what all of them need.
+func (c *copier) needs(program string, more []string) error {
+	for c.todo = []string{program}; len(c.todo) > 0; c.todo = c.todo[1:] {
+		f, err := elf.Open(c.todo[0])
 		if err != nil {
 			return err
 		}
@@ -131,24 +143,31 @@ func copyLibraries(p *Program, pkgs *tree.Tree, loader string) error {
 		machine := f.Machine
 		f.Close()
 		if err != nil {
-			return fmt.Errorf("read what %s needs: %w", filepath.Base(todo[0]), err)
+			return fmt.Errorf("read what %s needs: %w", filepath.Base(c.todo[0]), err)
 		}
-		for _, lib := range libs {
-			if slices.Contains(done, lib) {
-				continue
-			}
-			n := findLibrary(pkgs, machine, lib)
-			if n == nil || len(done) == maxLibraries {
-				return fmt.Errorf("shared library %s, which %s needs, is not in its packages", lib, filepath.Base(todo[0]))
-			}
-			at := filepath.Join(p.Runtime, lib)
-			if err := WriteFile(at, n); err != nil {
+		for _, lib := range append(libs, more...) {
+			if err := c.add(machine, lib, c.todo[0]); err != nil {
 				return err
 			}
-			todo, done = append(todo, at), append(done, lib)
 		}
-		todo = todo[1:]
+		more = nil
 	}
+	return nil
+}
+
+func (c *copier) add(machine elf.Machine, lib, user string) error {
+	if slices.Contains(c.done, lib) {
+		return nil
+	}
+	n := findLibrary(c.pkgs, machine, lib)
+	if n == nil || len(c.done) == maxLibraries {
+		return fmt.Errorf("shared library %s, which %s needs, is not in its packages", lib, filepath.Base(user))
+	}
+	at := filepath.Join(c.dir, lib)
+	if err := WriteFile(at, n); err != nil {
+		return err
+	}
+	c.todo, c.done = append(c.todo, at), append(c.done, lib)
 	return nil
 }
 
