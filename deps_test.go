@@ -22,6 +22,7 @@ var layers = []string{
 	"store",
 	"image/compress image/mbr",
 	"image/cpio image/tarball image/ext4 image/gpt image/uki image/grub image/qcow2",
+	"image/oci",
 	"debian/control",
 	"debian/resolve debian/deb",
 	"debian",
@@ -46,16 +47,17 @@ var layers = []string{
 // owners names the one package that may import a heavy or moving dependency,
 // so that an upgrade or a replacement touches one place.
 var owners = map[string]string{
-	"gvisor.dev/gvisor":               "vnet/gateway",
-	"github.com/insomniacslk/dhcp":    "vnet/gateway",
-	"github.com/goccy/go-yaml":        "lab",
-	"github.com/spf13/cobra":          "cli",
-	"github.com/ProtonMail/go-crypto": "debian",
-	"github.com/go-crypt/crypt":       "rootfs",
-	"github.com/mikelolasagasti/xz":   "debian/deb",
-	"github.com/klauspost/pgzip":      "image/compress",
-	"github.com/ulikunitz/xz":         "image/grub",
-	"golang.org/x/crypto/ssh":         "access",
+	"gvisor.dev/gvisor":                      "vnet/gateway",
+	"github.com/insomniacslk/dhcp":           "vnet/gateway",
+	"github.com/goccy/go-yaml":               "lab",
+	"github.com/google/go-containerregistry": "image/oci",
+	"github.com/spf13/cobra":                 "cli",
+	"github.com/ProtonMail/go-crypto":        "debian",
+	"github.com/go-crypt/crypt":              "rootfs",
+	"github.com/mikelolasagasti/xz":          "debian/deb",
+	"github.com/klauspost/pgzip":             "image/compress",
+	"github.com/ulikunitz/xz":                "image/grub",
+	"golang.org/x/crypto/ssh":                "access",
 }
 
 // forbidden says what no package but the named ones may import, and why.

@@ -23,6 +23,10 @@ type ReadOptions struct {
 	// MaxSize bounds, for [Read], the uncompressed archive in bytes. 0 means
 	// 1 GiB in memory, 64 GiB in a file.
 	MaxSize int64
+	// Linked, where set, finds the file of a hard link whose target is not in the
+	// archive before it, by the name that the archive gives: for the layer of an
+	// image, which may link to files of the layers below. Nil where there is none.
+	Linked func(target string) *tree.Node
 }
 
 // EntryError says what is wrong with which entry of an archive.
@@ -56,7 +60,7 @@ func ReadAt(open func() (tree.ReaderAtCloser, error), size int64, o ReadOptions)
 }
 
 func readAt(f io.ReaderAt, open func() (tree.ReaderAtCloser, error), size int64, o ReadOptions) (*tree.Tree, error) {
-	r := &reader{src: window{r: f, size: size}, open: open, u: tree.NewUnpacker(o.Limits)}
+	r := &reader{src: window{r: f, size: size}, open: open, u: tree.NewUnpacker(o.Limits), linked: o.Linked}
 	if err := r.readAll(); err != nil {
 		return nil, err
 	}
@@ -69,6 +73,7 @@ type reader struct {
 	open   func() (tree.ReaderAtCloser, error)
 	u      *tree.Unpacker
 	global map[string]string // of 'g' headers, for all entries that follow
+	linked func(target string) *tree.Node
 }
 
 func (r *reader) readAll() error {
@@ -275,13 +280,22 @@ func (r *reader) place(e *entry) error {
 	case flagGNULabel:
 		return nil
 	case flagLink:
-		return r.u.Link(e.h.target, e.h.name)
+		return r.link(e.h.target, e.h.name)
 	}
 	n, err := r.node(e)
 	if err != nil {
 		return err
 	}
 	return r.u.Put(e.h.name, n)
+}
+
+func (r *reader) link(target, name string) error {
+	if r.linked != nil && r.u.Tree().Get(target) == nil {
+		if n := r.linked(target); n != nil && !n.IsDir() {
+			return r.u.Put(name, n)
+		}
+	}
+	return r.u.Link(target, name)
 }
 
 // node makes the tree's node of an entry that is no hard link.
