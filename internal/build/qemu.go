@@ -153,12 +153,14 @@ var ErrNoFirmware = errors.New("there is no UEFI firmware for it")
 
 var firmwares = map[string]struct{ pkg, code, vars string }{
 	"amd64":   {"ovmf", "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
+	"i386":    {"ovmf-ia32", "/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF32_VARS_4M.fd"},
 	"arm64":   {"qemu-efi-aarch64", "/usr/share/AAVMF/AAVMF_CODE.no-secboot.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"},
 	"armhf":   {"qemu-efi-arm", "/usr/share/AAVMF/AAVMF32_CODE.fd", "/usr/share/AAVMF/AAVMF32_VARS.fd"},
 	"riscv64": {"qemu-efi-riscv64", "/usr/share/qemu-efi-riscv64/RISCV_VIRT_CODE.fd", "/usr/share/qemu-efi-riscv64/RISCV_VIRT_VARS.fd"},
 }
 
-// Firmware gives the UEFI for machines of an architecture, without secure boot.
+// Firmware gives the UEFI for machines of an architecture. No keys are enrolled
+// in it, so it starts whatever it finds: there is no secure boot.
 func (b *Builder) Firmware(ctx context.Context, arch string) (*Firmware, error) {
 	w, ok := firmwares[arch]
 	fail := func(err error) (*Firmware, error) { return nil, fmt.Errorf("get firmware for %s: %w", arch, err) }

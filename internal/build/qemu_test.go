@@ -134,7 +134,7 @@ func alone(t *testing.T, q *QEMU, root string, args ...string) string {
 
 // TestFirmware: flash images of the size that the machines want.
 func TestFirmware(t *testing.T) {
-	for arch, size := range map[string]int64{"amd64": 4 << 20, "arm64": 2 * 64 << 20, "armhf": 2 * 64 << 20, "riscv64": 2 * 32 << 20} {
+	for arch, size := range map[string]int64{"amd64": 4 << 20, "i386": 4 << 20, "arm64": 2 * 64 << 20, "armhf": 2 * 64 << 20, "riscv64": 2 * 32 << 20} {
 		b, _ := builder(t)
 		f, err := b.Firmware(context.Background(), arch)
 		if err != nil {
