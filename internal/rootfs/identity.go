@@ -39,6 +39,7 @@ type IdentityConfig struct {
 	AuthorizedKeys []string           // lines that let in root, besides the image's
 	NICs           []NIC              // in the guest's order
 	DNS            []netip.Addr       // name servers, besides those of leases
+	Search         string             // the domain of names without a dot, for DNS
 	Modules        []string           // paths of modules in load order, each with options behind it
 	V6             bool               // wait (at most 1 s) for an address by router advertisement
 	Seed           []byte             // for the kernel's random numbers, where it has none yet
@@ -143,7 +144,7 @@ func (c IdentityConfig) machineFile() (string, error) {
 	}
 	fmt.Fprintf(&s, "# NAME,MAC,MODE[,ADDRESS/BITS+...[,GATEWAY+...]] with MODE dhcp, static or auto (IPv6 only)\nNICS=%q\n", strings.Join(nics, " "))
 	if len(c.DNS) > 0 {
-		fmt.Fprintf(&s, "DNS=%q\n", join(c.DNS, " "))
+		fmt.Fprintf(&s, "DNS=%q\nSEARCH=%s\n", join(c.DNS, " "), c.Search)
 	}
 	if c.V6 {
 		s.WriteString("V6=1\n")
@@ -155,6 +156,8 @@ func (c IdentityConfig) check() error {
 	switch {
 	case c.Hostname != "" && !hostRule.MatchString(c.Hostname):
 		return fmt.Errorf("host name %q is not a domain name", c.Hostname)
+	case c.Search != "" && !hostRule.MatchString(c.Search):
+		return fmt.Errorf("search domain %q is not a domain name", c.Search)
 	case c.Status != "" && !deviceRule.MatchString(c.Status):
 		return fmt.Errorf("status device %q is not a path", c.Status)
 	case c.ConsoleDevice != "" && !deviceRule.MatchString(c.ConsoleDevice):

@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"wolffia/internal/access"
@@ -59,6 +60,10 @@ var (
 	controlHost  = netip.MustParsePrefix("169.254.77.1/30")
 	controlGuest = netip.MustParsePrefix("169.254.77.2/30")
 )
+
+// doorOpens is how long the ssh server may take from its start to its first
+// connection; in an emulated machine it is tenths of a second.
+const doorOpens = 10 * time.Second
 
 // sshPort is where the guest's dropbear listens on its control link.
 const sshPort = 22
@@ -180,8 +185,11 @@ func (s *Session) identity() (string, error) {
 	}
 	for i, name := range m.Networks {
 		n := c.Lab.Networks[name]
-		nic := rootfs.NIC{Name: cardName(i), MAC: s.mac(name), DHCP: !n.NoGateway && !n.NoDHCP}
 		id.V6 = id.V6 || !n.NoGateway
+		nic := rootfs.NIC{Name: cardName(i), MAC: s.mac(name), DHCP: !n.NoGateway && !n.NoDHCP}
+		if nic.DHCP && c.Console == rootfs.ConsoleNone {
+			s.lease(&id, &nic, n)
+		}
 		id.NICs = append(id.NICs, nic)
 	}
 	t, err := rootfs.Identity(id)
@@ -190,6 +198,16 @@ func (s *Session) identity() (string, error) {
 	}
 	path := filepath.Join(c.Dir, "identity.cpio")
 	return path, writePrivate(path, t)
+}
+
+// lease gives a card what its network's gateway would lease to it. A machine
+// that runs one command need not ask: a tenth of its time would go to udhcpc.
+func (s *Session) lease(id *rootfs.IdentityConfig, nic *rootfs.NIC, n *lab.Network) {
+	cfg := s.gatewayConfig(n, false)
+	nic.DHCP, nic.Addrs = false, []netip.Prefix{netip.PrefixFrom(cfg.FirstLease(), n.Subnet.Bits())}
+	if len(id.DNS) == 0 { // the first network's, as with leases
+		nic.Gateways, id.DNS, id.Search = []netip.Addr{cfg.Gateway()}, []netip.Addr{cfg.DNS()}, gateway.DefaultDomain
+	}
 }
 
 func writePrivate(path string, t *tree.Tree) error {
@@ -263,11 +281,28 @@ func (s *Session) Dial(ctx context.Context) (*access.Client, error) {
 
 // enter connects to the guest and logs in.
 func (s *Session) enter(ctx context.Context) (*access.Client, error) {
-	conn, err := s.link.DialContext(ctx, "tcp", netip.AddrPortFrom(controlGuest.Addr(), sshPort).String())
+	conn, err := s.knock(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the machine: %w", err)
 	}
 	return access.Dial(ctx, conn, "root", s.keys)
+}
+
+// knock connects to the guest's ssh server, which init has started but not
+// waited for. A guest refuses what nobody listens for.
+func (s *Session) knock(ctx context.Context) (net.Conn, error) {
+	giveUp := time.Now().Add(doorOpens)
+	for {
+		conn, err := s.link.DialContext(ctx, "tcp", netip.AddrPortFrom(controlGuest.Addr(), sshPort).String())
+		if !errors.Is(err, syscall.ECONNREFUSED) || time.Now().After(giveUp) {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 // Ended says whether the machine has ended, and how.
