@@ -93,7 +93,6 @@ func Identity(c IdentityConfig) (*tree.Tree, error) {
 	put("/etc/wolffia/machine", 0o600, []byte(text))
 	put("/etc/wolffia/modules", 0o644, []byte(lines(c.Modules)))
 	put("/etc/wolffia/authorized_keys", 0o600, []byte(lines(c.AuthorizedKeys)))
-	put("/etc/wolffia/seed", 0o600, c.Seed)
 	if c.Hostname != "" {
 		put("/etc/hostname", 0o644, []byte(c.Hostname+"\n"))
 	}
@@ -145,6 +144,9 @@ func (c IdentityConfig) machineFile() (string, error) {
 	fmt.Fprintf(&s, "# NAME,MAC,MODE[,ADDRESS/BITS+...[,GATEWAY+...]] with MODE dhcp, static or auto (IPv6 only)\nNICS=%q\n", strings.Join(nics, " "))
 	if len(c.DNS) > 0 {
 		fmt.Fprintf(&s, "DNS=%q\nSEARCH=%s\n", join(c.DNS, " "), c.Search)
+	}
+	if len(c.Seed) > 0 {
+		fmt.Fprintf(&s, "SEED=%x\n", c.Seed)
 	}
 	if c.V6 {
 		s.WriteString("V6=1\n")

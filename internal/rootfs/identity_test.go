@@ -23,7 +23,7 @@ func TestIdentity(t *testing.T) {
 			{Name: "eth2", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 3}},
 		},
 		DNS: []netip.Addr{netip.MustParseAddr("10.0.0.3")}, Modules: []string{"/lib/modules/6/a.ko", "/lib/modules/6/b.ko debug=1"},
-		V6: true, Seed: []byte{1, 2, 3},
+		Search: "lan", V6: true, Seed: []byte{1, 2, 3},
 	})
 	must(t, err)
 	for name, want := range map[string]string{
@@ -38,11 +38,12 @@ CONTROL_ADDR=169.254.77.2/30
 # NAME,MAC,MODE[,ADDRESS/BITS+...[,GATEWAY+...]] with MODE dhcp, static or auto (IPv6 only)
 NICS="eth0,02:00:00:00:00:01,dhcp eth1,02:00:00:00:00:02,static,10.0.0.5/24+fd00::5/64,10.0.0.1 eth2,02:00:00:00:00:03,auto"
 DNS="10.0.0.3"
+SEARCH=lan
+SEED=010203
 V6=1
 `,
 		"/etc/wolffia/modules":         "/lib/modules/6/a.ko\n/lib/modules/6/b.ko debug=1\n",
 		"/etc/wolffia/authorized_keys": "key one\nkey two\n",
-		"/etc/wolffia/seed":            "\x01\x02\x03",
 		"/etc/hostname":                "alice\n",
 	} {
 		if have := text(t, got, name); have != want {
