@@ -94,3 +94,96 @@ touch /root/lasting /tmp/passing /run/passing
 		t.Errorf("resolv.conf %q", r)
 	}
 }
+
+// alone boots a disk by itself, as a computer would: with the initrd but no
+// identity, and busybox's init.
+func alone(t *testing.T, base *tree.Tree, name string, o InitrdOptions, steps []step, cards ...router) *guest {
+	t.Helper()
+	initrd, err := Initrd(base, o)
+	must(t, err)
+	id := IdentityConfig{}
+	for i := range cards {
+		id.NICs = append(id.NICs, NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, byte(i + 1)}})
+	}
+	return bootWith(t, initrd, id, []string{"ubd1=" + name, "root=" + o.Root, "init=/sbin/init", "console=tty0"}, steps, cards...)
+}
+
+// TestBootDisk boots a disk by itself, twice: the password counts, a lease's
+// name servers go with the lease, whatever becomes of the machine, devices get
+// their owners, and what is written lasts.
+func TestBootDisk(t *testing.T) {
+	base := packages(t, "trixie", "amd64", "busybox-static", "dropbear-bin")
+	image := build(t, base, Recipe{
+		Arch: "amd64", Hostname: "pond", Services: []string{"dropbear"},
+		Users: []User{{Name: "root", Password: "secret"}},
+		Files: []File{{Path: "/etc/resolv.conf", Content: "nameserver 192.0.2.53\n"}},
+	})
+	name := disk(t, image, "pond")
+	login := func(typed string) []step {
+		return []step{{"login: ", "root\n"}, {"assword: ", "secret\n"}, {"# ", typed}}
+	}
+	o := InitrdOptions{Root: "LABEL=pond", Write: true, Time: released}
+	g := alone(t, base, name, o, login(`
+tries=0; until [ -s /run/wolffia/dns.vec0 ] || [ $tries = 100 ]; do usleep 50000; tries=$((tries + 1)); done
+echo CHECK $(hostname) $(tty) $(ip -4 -o addr show dev vec0 | tr -s ' ' | cut -d' ' -f4) $(tr '\n' ' ' </etc/resolv.conf)
+chmod 600 /dev/full; echo add >/sys/class/mem/full/uevent
+tries=0; until [ "$(stat -c %a /dev/full)" = 666 ] || [ $tries = 100 ]; do usleep 50000; tries=$((tries + 1)); done
+echo CHECK full $(stat -c %a /dev/full) $(stat -c %G%a /dev/ubdb) $(pidof mdev | wc -w)
+echo CHECK keys $(ls /etc/dropbear | wc -l) $(cat /etc/hostname)
+echo lasting >/root/here; sync; reboot -f
+`), router{ip: "10.0.2.15"})
+	t.Log(g)
+	g.saw(t, "CHECK pond /dev/tty0 10.0.2.15/24 search lab.test nameserver 10.0.2.3 nameserver 10.0.2.4", "CHECK full 666 disk660 1", "CHECK keys 0 pond")
+	if !g.exit.Reboot {
+		t.Errorf("the restart is none: %+v", g.exit)
+	}
+
+	// This time nobody answers, and the end is a clean one.
+	g = alone(t, base, name, o, login(`
+echo CHECK $(cat /root/here) $(tr '\n' ' ' </etc/resolv.conf) $(grep -c pond /etc/hosts)
+poweroff
+`), router{mute: true})
+	t.Log(g)
+	g.saw(t, "CHECK lasting nameserver 192.0.2.53 1")
+	onDisk(t, name)
+}
+
+// TestBootInterfaces has static addresses of both kinds in
+// /etc/network/interfaces, on a disk whose init is a single script.
+func TestBootInterfaces(t *testing.T) {
+	base := packages(t, "trixie", "amd64", "busybox-static", "dropbear-bin")
+	image := build(t, base, Recipe{
+		Init: InitScript, Users: []User{{Name: "root", Password: "secret"}},
+		Files: []File{{Path: "/etc/network/interfaces", Content: `auto lo vec0 vec1
+iface lo inet loopback
+iface vec0 inet static
+	address 10.9.0.5
+	netmask 255.255.255.0
+	gateway 10.9.0.1
+iface vec0 inet6 static
+	address fd09::5
+	netmask 64
+iface vec1 inet dhcp
+`}},
+	})
+	name := disk(t, image, "pond")
+	steps := []step{{"login: ", "root\n"}, {"assword: ", "secret\n"}, {"# ", `
+echo CHECK v4 $(ip -4 -o addr show dev vec0 | tr -s ' ' | cut -d' ' -f4) $(ip route | grep -m1 ^default)
+echo CHECK v6 $(ip -6 -o addr show dev vec0 scope global | tr -s ' ' | cut -d' ' -f4)
+echo CHECK dhcp $(ip -4 -o addr show dev vec1 | tr -s ' ' | cut -d' ' -f4) $(tr '\n' ' ' </etc/resolv.conf)
+ifdown vec1; echo CHECK down $(ip -4 -o addr show dev vec1 | wc -l) $(wc -c </etc/resolv.conf)
+grep SigIgn /proc/self/status
+echo CHECK first $(cat /proc/1/cmdline | tr '\0' ' ')
+exit
+`}, {"login: ", "root\n"}, {"assword: ", "secret\n"}, {"# ", "poweroff\n"}}
+	g := alone(t, base, name, InitrdOptions{Root: "LABEL=pond", Time: released}, steps, router{mute: true}, router{ip: "10.0.2.15"})
+	t.Log(g)
+	for _, bad := range []string{"Terminated", "Killed", "File exists", "wolffia:  "} {
+		if strings.Contains(g.console, bad) {
+			t.Errorf("the console shows %q", bad)
+		}
+	}
+	g.saw(t, "CHECK v4 10.9.0.5/24 default via 10.9.0.1 dev vec0", "CHECK v6 fd09::5/64",
+		"CHECK dhcp 10.0.2.15/24 search lab.test nameserver 10.0.2.3 nameserver 10.0.2.4", "CHECK down 0 0", "SigIgn:\t0000000000000000", "CHECK first /bin/sh /sbin/init")
+	onDisk(t, name)
+}

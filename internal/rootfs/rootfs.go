@@ -68,8 +68,18 @@ type Recipe struct {
 	Files    []File    // laid over everything else, in this order
 	Dir      string    // folder on the host that relative File.From names start at
 	Services []string  // started by /init in this order; see [KnownServices]
+	Init     Init      // empty means InitBusybox
 	Time     time.Time // of everything made here, and the latest time anything may have
 }
+
+// Init is what keeps a system going once /init has brought it up.
+type Init string
+
+// The kinds of init.
+const (
+	InitBusybox Init = "busybox" // busybox's own, which does as /etc/inittab says
+	InitScript  Init = "script"  // one readable script, files/single, that keeps one terminal
+)
 
 // Report says what Build did that the person may want to know.
 type Report struct {
@@ -109,7 +119,7 @@ func Build(r Recipe, base *tree.Tree) (*tree.Tree, *Report, error) {
 		t, rep.Pruned, rep.Kept, rep.Missing = pruned, p.Pruned, p.Kept, p.Missing
 	}
 	b := &builder{Recipe: r, t: t, rep: rep}
-	for _, step := range []func() error{b.skeleton, b.etc, b.applets, b.boot, b.accounts, b.overlay, b.services, b.ldCache} {
+	for _, step := range []func() error{b.skeleton, b.etc, b.applets, b.boot, b.accounts, b.overlay, b.services, b.interfaces, b.ldCache} {
 		if err := step(); err != nil {
 			return nil, nil, err
 		}

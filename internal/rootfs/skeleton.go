@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"errors"
+	"fmt"
 	"path"
 	"slices"
 	"strconv"
@@ -148,7 +149,38 @@ func (b *builder) boot() error {
 			return err
 		}
 	}
-	return b.put("/usr/lib/wolffia/ctrlaltdel", tree.Symlink("poweroff"))
+	if err := b.put("/usr/lib/wolffia/ctrlaltdel", tree.Symlink("poweroff")); err != nil {
+		return err
+	}
+	return b.init()
+}
+
+// init places the single script, where that is asked for, in the place of
+// busybox's link.
+func (b *builder) init() error {
+	switch b.Init {
+	case "", InitBusybox:
+		return nil
+	case InitScript:
+		if err := b.write("/usr/lib/wolffia/single", 0o755, embedded("single"), false); err != nil {
+			return err
+		}
+		return b.put("/usr/sbin/init", tree.Symlink("../lib/wolffia/single"))
+	}
+	return fmt.Errorf("init %q is neither %s nor %s", b.Init, InitBusybox, InitScript)
+}
+
+// interfaces makes the folders that ifup looks into, where it is used.
+func (b *builder) interfaces() error {
+	if !b.has("/etc/network/interfaces") {
+		return nil
+	}
+	for _, event := range []string{"pre-up", "up", "down", "post-down"} {
+		if err := b.mkdir("/etc/network/if-" + event + ".d"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // knownServices are those that a script is made for when no package or
