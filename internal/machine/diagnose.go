@@ -32,6 +32,23 @@ func Diagnose(lines []string, tables ...[]Symptom) (Symptom, bool) {
 	return Symptom{}, false
 }
 
+// Refine adds to a symptom what the Spec of the machine tells about it.
+func (s *Spec) Refine(x Symptom) Symptom {
+	if x.Text != noRoot {
+		return x
+	}
+	for _, p := range s.Cmdline {
+		if root, ok := strings.CutPrefix(p, "root="); ok {
+			x.Cause = "the root file system " + root + " can't be mounted: there is no such disk, or the kernel has no driver for it or for what is on it"
+			x.Fix = "check root= and the disk; drivers that are modules need an initramfs that loads them"
+		}
+	}
+	return x
+}
+
+// noRoot is what a kernel says that has no root.
+const noRoot = "VFS: Unable to mount root fs"
+
 const (
 	fixMemory = "give the machine more memory (--memory)"
 	fixImage  = "build the image again; if it comes from the cache, remove it there first (wolffia cache prune)"
@@ -59,7 +76,7 @@ func KernelSymptoms() []Symptom {
 		{"Failed to execute ", "init", "init can't be executed: ", fixInit},
 		{"Requested init ", "init", "the init= program can't be executed: ", fixInit},
 		{"No working init found", "init", "there is no init in the image", fixInit},
-		{"VFS: Unable to mount root fs", "kernel", "there is no /init in the initramfs (or the initramfs is cut short), and no other root", fixInit},
+		{noRoot, "kernel", "there is no /init in the initramfs (or the initramfs is cut short), and no other root", fixInit},
 		{"exitcode=0x00000004", "init", "init was killed by an illegal instruction (SIGILL): it was built for another processor", fixInit},
 		{"exitcode=0x00000009", "init", "init was killed (SIGKILL), most likely for lack of memory", fixMemory},
 		{"exitcode=0x0000000b", "init", "init crashed (SIGSEGV)", ""},

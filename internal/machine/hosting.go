@@ -132,20 +132,7 @@ func Parameters(own, further []string) []string {
 	return append(out, further...)
 }
 
-// JoinInitramfs gives a file in memory with cpio archives one behind the other.
-func JoinInitramfs(paths []string) (*os.File, error) {
-	out, err := NewInitramfs()
-	if err != nil {
-		return nil, err
-	}
-	if err := FillInitramfs(out, paths); err != nil {
-		out.Close()
-		return nil, err
-	}
-	return out, nil
-}
-
-// NewInitramfs makes an empty file in memory.
+// NewInitramfs makes an empty file in memory, for [FillInitramfs].
 func NewInitramfs() (*os.File, error) {
 	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -154,9 +141,9 @@ func NewInitramfs() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "initramfs"), nil
 }
 
-// FillInitramfs makes out the given cpio archives, one behind the other. Each begins at a multiple of
-// four, as the kernel wants it (initramfs buffer format,
-// Documentation/driver-api/early-userspace).
+// FillInitramfs makes out the given cpio archives, one behind the other. Each
+// begins at a multiple of four, as the kernel wants it (initramfs buffer
+// format, Documentation/driver-api/early-userspace).
 func FillInitramfs(out *os.File, paths []string) error {
 	if _, err := out.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("join initramfs: %w", err)

@@ -40,7 +40,7 @@ type Spec struct {
 	Kernel    string   // absolute path of the kernel, of the kind the backend boots
 	Initramfs []string // cpio archives on the host, joined in this order into the initramfs; none for a root on a disk
 	Cmdline   []string // further kernel parameters, after the backend's own, which they override
-	Disks     []Disk   // in the guest's order: the first is /dev/vda, or /dev/ubda
+	Disks     []Disk   // in the guest's order: see Guest.Disk
 	NICs      []NIC    // in the guest's order
 	Dir       string   // existing private folder for sockets and scratch files; the caller removes it
 	Env       []string // the environment of host processes, as in os/exec; HOME need not exist
@@ -98,6 +98,7 @@ type Backend interface {
 type Guest struct {
 	Console string // the console's own device, such as "/dev/tty0", which can be a controlling terminal
 	Status  string // the device that takes status lines, such as "/dev/ttyS0"
+	Disk    string // the first of Spec.Disks, such as "/dev/vda"; the next ends with b
 	// Modules are the drivers of the machine's devices, to be loaded in this
 	// order before anything needs them, as far as the kernel has them as modules.
 	Modules []string

@@ -122,18 +122,31 @@ const otherELF = "\x7fELF\x02\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x0
 func (s suite) badSpecs(t *testing.T) {
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	for name, change := range map[string]func(*machine.Spec){
-		"no kernel":         func(p *machine.Spec) { p.Kernel = filepath.Join(p.Dir, "missing") },
-		"kernel is text":    func(p *machine.Spec) { p.Kernel = p.Initramfs[0] },
-		"initramfs missing": func(p *machine.Spec) { p.Initramfs = []string{filepath.Join(p.Dir, "missing")} },
-		"segment missing":   func(p *machine.Spec) { p.Initramfs = append(p.Initramfs, filepath.Join(p.Dir, "missing")) },
-		"too little memory": func(p *machine.Spec) { p.Memory = 1 << 20 },
-		"negative memory":   func(p *machine.Spec) { p.Memory = -1 },
-		"all the memory":    func(p *machine.Spec) { p.Memory = 1 << 50 },
-		"folder missing":    func(p *machine.Spec) { p.Dir = filepath.Join(p.Dir, "missing") },
-		"group MAC":         func(p *machine.Spec) { p.NICs = []machine.NIC{{MAC: net.HardwareAddr{1, 0, 0, 0, 0, 1}}} },
-		"short MAC":         func(p *machine.Spec) { p.NICs = []machine.NIC{{MAC: mac[:5]}} },
-		"no MAC":            func(p *machine.Spec) { p.NICs = []machine.NIC{{}} },
-		"impossible MTU":    func(p *machine.Spec) { p.NICs = []machine.NIC{{MAC: mac, MTU: 70000}} },
+		"no kernel":               func(p *machine.Spec) { p.Kernel = filepath.Join(p.Dir, "missing") },
+		"kernel is text":          func(p *machine.Spec) { p.Kernel = p.Initramfs[0] },
+		"initramfs missing":       func(p *machine.Spec) { p.Initramfs = []string{filepath.Join(p.Dir, "missing")} },
+		"segment missing":         func(p *machine.Spec) { p.Initramfs = append(p.Initramfs, filepath.Join(p.Dir, "missing")) },
+		"too little memory":       func(p *machine.Spec) { p.Memory = 1 << 20 },
+		"negative memory":         func(p *machine.Spec) { p.Memory = -1 },
+		"all the memory":          func(p *machine.Spec) { p.Memory = 1 << 50 },
+		"folder missing":          func(p *machine.Spec) { p.Dir = filepath.Join(p.Dir, "missing") },
+		"group MAC":               func(p *machine.Spec) { p.NICs = []machine.NIC{{MAC: net.HardwareAddr{1, 0, 0, 0, 0, 1}}} },
+		"short MAC":               func(p *machine.Spec) { p.NICs = []machine.NIC{{MAC: mac[:5]}} },
+		"no MAC":                  func(p *machine.Spec) { p.NICs = []machine.NIC{{}} },
+		"disk missing":            func(p *machine.Spec) { p.Disks = []machine.Disk{{Path: filepath.Join(p.Dir, "missing")}} },
+		"disk is a folder":        func(p *machine.Spec) { p.Disks = []machine.Disk{{Path: p.Dir}} },
+		"disk of no known format": func(p *machine.Spec) { p.Disks = []machine.Disk{{Path: p.Kernel, Format: "vmdk"}} },
+		"too many disks": func(p *machine.Spec) {
+			for range 30 {
+				p.Disks = append(p.Disks, machine.Disk{Path: p.Kernel})
+			}
+		},
+		"firmware and kernel":   func(p *machine.Spec) { p.Firmware = machine.FirmwareBIOS },
+		"firmware without disk": func(p *machine.Spec) { p.Firmware, p.Kernel, p.Initramfs = machine.FirmwareUEFI, "", nil },
+		"unknown firmware": func(p *machine.Spec) {
+			*p = machine.Spec{Name: p.Name, Arch: p.Arch, Dir: p.Dir, Firmware: "coreboot", Disks: []machine.Disk{{Path: p.Kernel}}}
+		},
+		"impossible MTU": func(p *machine.Spec) { p.NICs = []machine.NIC{{MAC: mac, MTU: 70000}} },
 		"too many interfaces": func(p *machine.Spec) {
 			for range 200 {
 				p.NICs = append(p.NICs, machine.NIC{MAC: mac})

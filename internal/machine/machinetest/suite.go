@@ -86,6 +86,11 @@ func Run(t *testing.T, b machine.Backend, f Fixtures) {
 		{"Cmdline", s.cmdline},
 		{"Entropy", s.entropy},
 		{"Frames", s.frames},
+		{"Link", s.link},
+		{"Disks", s.disks},
+		{"DiskFull", s.diskFull},
+		{"NoRoot", s.noRoot},
+		{"Restart", s.restart},
 		{"StopClean", s.stopClean},
 		{"StopAtOnce", s.stopAtOnce},
 		{"StopForced", s.stopForced},
@@ -116,7 +121,8 @@ func (s suite) spec(t testing.TB, init string) machine.Spec {
 		Dir: t.TempDir(), Env: []string{"PATH=/usr/bin:/bin"},
 	}
 	if init != "" {
-		init = "STATUS=" + s.b.Guest(s.f.Arch).Status + "\nCONSOLE=" + s.b.Guest(s.f.Arch).Console + "\n" + init
+		g := s.b.Guest(s.f.Arch)
+		init = fmt.Sprintf("STATUS=%s CONSOLE=%s DISK=%s\n", g.Status, g.Console, strings.TrimSuffix(g.Disk, "a")) + init
 		spec.Initramfs = []string{s.f.Initramfs(t, init)}
 		if s.f.Modules != "" {
 			spec.Initramfs = append(spec.Initramfs, s.f.Modules)

@@ -17,13 +17,16 @@ import (
 	"wolffia/internal/host"
 )
 
-// Program is a QEMU that works.
+// Program is a QEMU of one architecture.
 type Program struct {
-	Path    string // absolute
-	Data    string // its folder of firmware; empty for the one it was built with
-	Major   int    // its version
-	Minor   int
-	Sandbox bool // whether it has seccomp
+	// Argv begins every command: the emulator's absolute path, or a dynamic
+	// loader's with its arguments and that path behind it.
+	Argv []string
+	Env  []string // that it needs besides Spec.Env
+	Data string   // its folder of firmware (-L); empty for the one it was built with
+
+	Major, Minor int  // its version, when [Probe] has filled it in
+	NoSandbox    bool // it was built without seccomp
 }
 
 // The oldest version that works: the first with -netdev dgram.
@@ -53,7 +56,7 @@ func Find(ctx context.Context, arch, path string) (Program, error) {
 		if _, err := exec.LookPath(name); err != nil {
 			continue
 		}
-		p, err := Probe(ctx, Program{Path: name}, nil)
+		p, err := Probe(ctx, Program{Argv: []string{name}})
 		switch {
 		case err != nil:
 			tried = append(tried, err.Error())
@@ -76,31 +79,38 @@ const probePatience = 20 * time.Second
 // starting programs, and changing how it is scheduled.
 const sandboxOption = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
-// Probe starts the QEMU at p.Path, without a machine, and fills in its version
-// and whether it has a sandbox. env is the environment that it needs.
-func Probe(ctx context.Context, p Program, env []string) (Program, error) {
-	major, minor, err := greet(ctx, p, env, "-sandbox", sandboxOption)
-	p.Sandbox = err == nil
+// command begins a command line.
+func (p Program) command() []string {
+	argv := slices.Clone(p.Argv)
+	if p.Data != "" {
+		argv = append(argv, "-L", p.Data)
+	}
+	return argv
+}
+
+// Probe starts a QEMU, without a machine, and fills in its version and whether
+// it lacks a sandbox.
+func Probe(ctx context.Context, p Program) (Program, error) {
+	major, minor, err := greet(ctx, p, "-sandbox", sandboxOption)
+	p.NoSandbox = err != nil
 	if err != nil {
-		major, minor, err = greet(ctx, p, env)
+		major, minor, err = greet(ctx, p)
 	}
 	if err != nil {
-		return p, fmt.Errorf("ask %s for its version: %w", p.Path, err)
+		return p, fmt.Errorf("ask %s for its version: %w", p.Argv[len(p.Argv)-1], err)
 	}
 	p.Major, p.Minor = major, minor
 	return p, nil
 }
 
 // greet starts QEMU for the greeting of its monitor.
-func greet(ctx context.Context, p Program, env []string, more ...string) (major, minor int, err error) {
+func greet(ctx context.Context, p Program, more ...string) (major, minor int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probePatience)
 	defer cancel()
-	args := []string{"-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-S", "-qmp", "stdio"}
-	if p.Data != "" {
-		args = append(args, "-L", p.Data)
-	}
-	cmd := exec.CommandContext(ctx, p.Path, append(args, more...)...)
-	cmd.Env = append([]string{"HOME=/nonexistent"}, env...)
+	args := append(p.command(), "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-S", "-qmp", "stdio")
+	args = append(args, more...)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Env = append([]string{"HOME=/nonexistent"}, p.Env...)
 	cmd.Stdin = strings.NewReader(`{"execute":"qmp_capabilities"}` + "\n" + `{"execute":"quit"}` + "\n")
 	cmd.WaitDelay = time.Second
 	var said bytes.Buffer

@@ -94,10 +94,22 @@ func (b Backend) start(ctx context.Context, p *plan) (_ *running, err error) {
 		return nil, err
 	}
 	defer host.Close()
+	var joined error
+	var meanwhile func() error
+	if p.join {
+		initramfs := theirs[len(theirs)-1]
+		meanwhile = func() error {
+			joined = machine.FillInitramfs(initramfs, p.spec.Initramfs)
+			return joined
+		}
+	}
 	m.proc, err = keeper.Start(keeper.Command{
-		Path: b.Program, Argv: p.argv, Env: p.env, Dir: p.spec.Dir,
+		Path: p.argv[0], Argv: p.argv, Env: p.env, Dir: p.spec.Dir, Meanwhile: meanwhile,
 		Stdio: [3]*os.File{1: host, 2: host}, Files: theirs, Mode: b.Hold,
 	})
+	if joined != nil {
+		return nil, joined
+	}
 	if err != nil {
 		return nil, explainExec(p, err)
 	}
@@ -138,7 +150,7 @@ func (m *running) open(p *plan) (theirs []*os.File, err error) {
 		m.ports, theirs = append(m.ports, port), append(theirs, guest)
 	}
 	if p.join {
-		f, err := machine.JoinInitramfs(p.spec.Initramfs)
+		f, err := machine.NewInitramfs()
 		if err != nil {
 			return theirs, err
 		}
@@ -375,6 +387,7 @@ func (m *running) classify(ws syscall.WaitStatus, keeperErr, monitorErr error) m
 		default:
 			s = machine.Symptom{Stage: "kernel", Cause: "QEMU ended with " + e.Host}
 		}
+		s = m.spec.Refine(s)
 		e.Stage, e.Cause, e.Fix = s.Stage, s.Cause, s.Fix
 	}
 	return e

@@ -1,8 +1,8 @@
 // Package qemu runs machines in QEMU 7.2 or later: emulated, or by KVM where
 // that works, for amd64, i386, arm64, armhf and riscv64. It needs no privilege.
 //
-//	program, err := qemu.Find("arm64", os.Getenv("PATH"))
-//	b := qemu.Backend{Program: program.Path, Data: program.Data}
+//	program, err := qemu.Find(ctx, "arm64", os.Getenv("PATH"))
+//	b := qemu.Backend{Program: program}
 //	m, err := b.Start(ctx, machine.Spec{Name: "bob", Arch: "arm64", Kernel: image, Initramfs: []string{root}, Dir: scratch})
 //
 // What differs between architectures is in one table (boards). Every machine
@@ -44,16 +44,10 @@ import (
 
 // Backend starts QEMU machines of one architecture.
 type Backend struct {
-	Program string // absolute path of the emulator, such as /usr/bin/qemu-system-x86_64
-	Data    string // its folder of firmware (-L); empty for the one it was built with
-	Accel   Accel  // what runs the guest's code; empty means TCG
-	MicroVM bool   // amd64 only: the machine microvm, which has no PCI bus and boots no disk
-	UEFI    UEFI   // for machines with that firmware
-	// Env is put before the environment of each Spec: for a QEMU with a C
-	// library of its own.
-	Env []string
-	// NoSandbox is for a QEMU that was built without seccomp.
-	NoSandbox bool
+	Program Program // of the Spec's architecture: see [Find] and [Probe]
+	Accel   Accel   // what runs the guest's code; empty means TCG
+	MicroVM bool    // amd64 only: the machine microvm, which has no PCI bus and boots no disk
+	UEFI    UEFI    // for machines with that firmware: see [FindUEFI]
 	// Hold forces a way of holding the process tree; empty for the best there
 	// is.
 	Hold keeper.Mode
@@ -120,7 +114,7 @@ func (b Backend) board(arch string) (board, error) {
 type plan struct {
 	spec  machine.Spec
 	board board
-	argv  []string // argv[0] is the program's path
+	argv  []string
 	env   []string
 	fds   []string // what descriptor 3 and up are
 	join  bool     // the initramfs has to be put together, as the last descriptor
@@ -144,8 +138,8 @@ func (b Backend) newPlan(spec machine.Spec) (*plan, error) {
 	if err := spec.Check(limits); err != nil {
 		return nil, err
 	}
-	if !filepath.IsAbs(b.Program) {
-		return nil, fmt.Errorf("machine %s: QEMU's path %q must be absolute", spec.Name, b.Program)
+	if len(b.Program.Argv) == 0 || !filepath.IsAbs(b.Program.Argv[0]) {
+		return nil, fmt.Errorf("machine %s: the command of QEMU, %q, must begin with an absolute path", spec.Name, b.Program.Argv)
 	}
 	if err := b.checkFirmware(spec, board); err != nil {
 		return nil, err
@@ -173,10 +167,11 @@ func (p *plan) add(args ...string) { p.argv = append(p.argv, args...) }
 func (p *plan) arguments(b Backend) {
 	s := p.spec
 	monitor, console, status := p.fd("monitor (QMP): a SOCK_STREAM socket"), p.fd("console: a SOCK_STREAM socket"), p.fd("status lines: a SOCK_STREAM socket")
-	p.add(b.Program, "-name", "guest="+escape(s.Name))
+	p.add(b.Program.command()...)
+	p.add("-name", "guest="+escape(s.Name))
 	p.system(b)
 	p.add("-display", "none", "-no-reboot", "-S")
-	if !b.NoSandbox {
+	if !b.Program.NoSandbox {
 		p.add("-sandbox", sandboxOption)
 	}
 	p.add("-chardev", socket("monitor", monitor), "-mon", "chardev=monitor,mode=control")
@@ -218,9 +213,6 @@ func (p *plan) system(b Backend) {
 		p.add("-blockdev", "driver=file,node-name=vars,filename="+escape(filepath.Join(p.spec.Dir, varsFile)))
 	}
 	p.add("-machine", kind, "-cpu", cpu, "-m", fmt.Sprintf("%dK", p.spec.Memory>>10), "-nodefaults", "-no-user-config")
-	if b.Data != "" {
-		p.add("-L", b.Data)
-	}
 	if p.spec.Firmware == machine.FirmwareBIOS {
 		p.add("-bios", p.board.bios)
 	}
@@ -275,7 +267,7 @@ func (p *plan) parameters() string {
 
 // environment makes QEMU put scratch files into Spec.Dir.
 func (p *plan) environment(b Backend) {
-	p.env = append(slices.Clone(b.Env), p.spec.Env...)
+	p.env = append(slices.Clone(b.Program.Env), p.spec.Env...)
 	p.env = slices.DeleteFunc(p.env, func(e string) bool { return strings.HasPrefix(e, "TMPDIR=") })
 	p.env = append(p.env, "TMPDIR="+p.spec.Dir)
 }

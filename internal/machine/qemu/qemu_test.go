@@ -1,7 +1,8 @@
 package qemu
 
 import (
-	"os/exec"
+	"context"
+	"os"
 	"testing"
 
 	"wolffia/internal/machine/machinetest"
@@ -9,11 +10,22 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	path, _ := exec.LookPath("qemu-system-x86_64")
-	machinetest.Main(m, Backend{Program: path})
+	program, _ := Find(context.Background(), "amd64", os.Getenv("PATH"))
+	machinetest.Main(m, Backend{Program: program})
+}
+
+// backend is the host's QEMU for an architecture, without KVM.
+func backend(t testing.TB, arch string) Backend {
+	t.Helper()
+	tooltest.Require(t, ProgramName(arch), boards[arch].pkg)
+	p, err := Find(t.Context(), arch, os.Getenv("PATH"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Backend{Program: p}
 }
 
 func TestConformance(t *testing.T) {
-	b := Backend{Program: tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")}
+	b := backend(t, "amd64")
 	machinetest.Run(t, b, machinetest.Debian(t, "amd64", b.Guest("amd64").Modules))
 }

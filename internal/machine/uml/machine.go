@@ -76,7 +76,7 @@ func (b Backend) start(ctx context.Context, p *plan) (_ *running, err error) {
 			return nil, err
 		}
 		meanwhile = func() error {
-			joined = machine.FillInitramfs(initramfs, p.spec.Initramfs)
+			joined = fillInitramfs(initramfs, p.spec)
 			return joined
 		}
 	}
@@ -115,6 +115,9 @@ func forget(f *os.File) (func(), error) {
 // ones in the order of the plan.
 func (m *running) open(p *plan) (theirs []*os.File, err error) {
 	if err := p.spec.CheckFiles(); err != nil {
+		return nil, err
+	}
+	if err := linkDisks(p.spec); err != nil {
 		return nil, err
 	}
 	if p.runtime != "" {
@@ -286,6 +289,7 @@ func (m *running) classify(ws syscall.WaitStatus, keeperErr error) machine.Exit 
 		if !ok {
 			s = machine.Symptom{Stage: "kernel", Cause: "the kernel ended with " + e.Host}
 		}
+		s = m.spec.Refine(s)
 		e.Stage, e.Cause, e.Fix = s.Stage, s.Cause, s.Fix
 	}
 	return e

@@ -28,8 +28,14 @@
 // A guest that restarts ends: the kernel would execute itself again, which is
 // made to fail, and shows as [machine.Exit].Reboot.
 //
-// Deliberately absent: more than one processor, disks, and the old network
-// transports (tuntap, daemon, vde), which newer kernels have not got.
+// Disks are /dev/ubda and so on, raw images alone. Unless a disk is persistent,
+// what the guest writes goes into a copy-on-write file in Spec.Dir. A guest can't
+// make its kernel take the image for such a file of its own (and so read the
+// host's files): that is switched off.
+//
+// Deliberately absent: more than one processor, firmware, pulling network
+// cables, and the old network transports (tuntap, daemon, vde), which newer
+// kernels have not got.
 //
 // See https://docs.kernel.org/virt/uml/user_mode_linux_howto_v2.html.
 package uml
@@ -39,6 +45,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -75,7 +82,7 @@ func (Backend) Name() string { return "uml" }
 
 // Guest implements [machine.Backend].
 func (Backend) Guest(string) machine.Guest {
-	return machine.Guest{Console: "/dev/tty0", Status: "/dev/ttyS0"}
+	return machine.Guest{Console: "/dev/tty0", Status: "/dev/ttyS0", Disk: "/dev/ubda"}
 }
 
 // plan is how a Spec is run.
@@ -100,14 +107,16 @@ var defaults = []string{
 	// is asked for, and nobody catches the fault behind the last page of memory:
 	// the kernel panics ("Segfault without recovery target") as soon as a packet
 	// ends there. The initramfs lies in the last pages; kept, nothing else does.
+	// A machine without one gets an empty one for this.
 	"retain_initrd",
 	"pty.legacy_count=0", // 512 devices of BSD terminals, and a try to start /sbin/hotplug for each
-	"ubd0r=/dev/null",    // instead of looking for a file called root_fs
-	"init=/init",         // so that an /init that can't be executed is an error: the kernel would go on to try a bare shell
 }
 
 func newPlan(spec machine.Spec) (*plan, error) {
 	if err := spec.Check(machine.Limits{MinMemory: MinMemory, MaxMemory: MaxMemory, MaxNICs: maxNICs, MaxDisks: maxDisks}); err != nil {
+		return nil, err
+	}
+	if err := checkDisks(spec); err != nil {
 		return nil, err
 	}
 	p := &plan{spec: spec}
@@ -155,15 +164,25 @@ func (p *plan) arguments() {
 		p.argv = append(p.argv, fmt.Sprintf("vec%d:transport=fd,fd=%d,mac=%s,mtu=%d,depth=128",
 			i, fd(fmt.Sprintf("network interface %d: a SOCK_SEQPACKET socket", i)), n.MAC, n.MTU))
 	}
+	p.argv = append(p.argv, p.disks()...)
+	own := slices.Clone(defaults)
 	switch len(s.Initramfs) {
 	case 0:
+		p.join = true
+		p.argv = append(p.argv, "initrd=/proc/self/fd/"+strconv.Itoa(fd("initramfs: an empty archive")))
 	case 1:
 		p.argv = append(p.argv, "initrd="+s.Initramfs[0])
 	default:
 		p.join = true
 		p.argv = append(p.argv, "initrd=/proc/self/fd/"+strconv.Itoa(fd("initramfs: "+strings.Join(s.Initramfs, " + "))))
 	}
-	p.argv = append(p.argv, machine.Parameters(defaults, s.Cmdline)...)
+	if len(s.Initramfs) > 0 {
+		own = append(own, "init=/init") // so that an /init that can't be executed is an error: the kernel would go on to try a bare shell
+	}
+	if len(s.Disks) == 0 {
+		own = append(own, "ubd0r=/dev/null") // instead of looking for a file called root_fs
+	}
+	p.argv = append(p.argv, machine.Parameters(own, s.Cmdline)...)
 
 	for _, e := range s.Env {
 		name, _, _ := strings.Cut(e, "=")

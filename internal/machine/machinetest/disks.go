@@ -1,0 +1,156 @@
+package machinetest
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"wolffia/internal/image/ext4"
+	"wolffia/internal/machine"
+	"wolffia/internal/tree"
+)
+
+// diskImage is a raw image of a mebibyte that begins with text, at a path that
+// holds what separates names elsewhere.
+func diskImage(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "disk, with: odd=name.img")
+	b := make([]byte, 1<<20)
+	copy(b, text)
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func sum(t *testing.T, name string) [32]byte {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sha256.Sum256(b)
+}
+
+// disks: a disk is what its image says; what a guest writes stays out of the
+// image, or gets into it, or is refused.
+func (s suite) disks(t *testing.T) {
+	spec := s.spec(t, `for d in a b c; do head -c 5 $DISK$d; echo; done
+for d in a b c; do echo "new on $d" | dd of=$DISK$d bs=512 seek=1 conv=fsync 2>/dev/null && echo wrote $d; done
+for d in a b c; do dd if=$DISK$d bs=512 skip=1 count=1 2>/dev/null | head -c 8; echo '' $(cat /sys/block/${DISK##*/}$d/ro /sys/block/${DISK##*/}$d/size); done
+poweroff -f`)
+	spec.Disks = []machine.Disk{
+		{Path: diskImage(t, "first")},
+		{Path: diskImage(t, "secnd"), Format: machine.Raw, Persistent: true},
+		{Path: diskImage(t, "third"), ReadOnly: true, Persistent: true},
+	}
+	before := []any{sum(t, spec.Disks[0].Path), sum(t, spec.Disks[1].Path), sum(t, spec.Disks[2].Path)}
+	m := s.start(t, spec)
+	out := strings.ReplaceAll(output(t, m), "\r", "")
+	clean(t, m)
+	zeros := strings.Repeat("\x00", 8)
+	want := "first\nsecnd\nthird\nwrote a\nwrote b\nnew on a 0 2048\nnew on b 0 2048\n" + zeros + " 1 2048\n"
+	if !strings.HasPrefix(out, want) {
+		t.Errorf("console %q, want %q", out, want)
+	}
+	if sum(t, spec.Disks[0].Path) != before[0] || sum(t, spec.Disks[2].Path) != before[2] {
+		t.Error("an image was written to that must not be")
+	}
+	b, err := os.ReadFile(spec.Disks[1].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.HasPrefix(b[512:], []byte("new on b\n")) || len(b) != 1<<20 {
+		t.Errorf("the persistent image holds %q", b[512:530])
+	}
+}
+
+// restart: a machine that restarts ends, and the same Spec starts it again, with
+// what it wrote on a persistent disk.
+func (s suite) restart(t *testing.T) {
+	spec := s.spec(t, `read -r word <${DISK}a; echo "word $word"
+[ "$word" = again ] && poweroff -f
+echo again | dd of=${DISK}a conv=notrunc,fsync 2>/dev/null; reboot -f`)
+	spec.Disks = []machine.Disk{{Path: diskImage(t, "once\n"), Persistent: true}}
+	for _, word := range []string{"once", "again"} {
+		m := s.start(t, spec)
+		if out := output(t, m); !strings.HasPrefix(out, "word "+word+"\r\n") {
+			t.Errorf("console %q, want word %s", out, word)
+		}
+		if exit := clean(t, m); exit.Reboot != (word == "once") {
+			t.Errorf("after %s: %+v", word, exit)
+		}
+	}
+}
+
+// diskFull: a guest whose file system is full hears so, and goes on.
+func (s suite) diskFull(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "full.ext4")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ext4.Write(f, tree.New(), ext4.Options{Size: 8 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	spec := s.spec(t, `mount -t ext4 ${DISK}a /tmp && dd if=/dev/zero of=/tmp/big bs=64k; echo "status $?"
+rm /tmp/big; echo enough >/tmp/small && cat /tmp/small; poweroff -f`)
+	spec.Disks = []machine.Disk{{Path: name}}
+	m := s.start(t, spec)
+	out := output(t, m)
+	clean(t, m)
+	if !strings.Contains(out, "No space left on device") || !strings.Contains(out, "status 1\r\nenough\r\n") {
+		t.Errorf("console %q", out)
+	}
+}
+
+// noRoot: a kernel that finds no root file system says which one it looked for.
+func (s suite) noRoot(t *testing.T) {
+	spec := s.spec(t, "")
+	spec.Cmdline = []string{"root=/dev/nothing"}
+	spec.Disks = []machine.Disk{{Path: diskImage(t, "no file system")}}
+	if e := s.fails(t, spec); e.Stage != "kernel" || !strings.Contains(e.Cause, "/dev/nothing") {
+		t.Errorf("%s: %s", e.Stage, e.Cause)
+	}
+}
+
+// link: the guest sees its network cable pulled out and put in again, and gets
+// no frame meanwhile.
+func (s suite) link(t *testing.T) {
+	spec := s.spec(t, `ip link set eth0 up; echo ready >$STATUS
+while read -r line; do [ "$line" = end ] && poweroff -f; echo "carrier $(cat /sys/class/net/eth0/carrier)."; done`)
+	spec.NICs = []machine.NIC{{MAC: net.HardwareAddr{2, 0, 0, 0, 7, 1}}}
+	m := s.start(t, spec)
+	setter, ok := m.(machine.LinkSetter)
+	if !ok {
+		m.Kill()
+		return // not every backend can
+	}
+	until(t, m.Status(), "ready\n")
+	for _, up := range []bool{false, true, false, true} {
+		if err := setter.SetLink(0, up); err != nil {
+			t.Fatal(err)
+		}
+		// The guest hears of it some time later: ask until it has.
+		want := map[bool]string{true: "carrier 1.", false: "carrier 0."}[up]
+		for seen := ""; !strings.Contains(seen, want); {
+			write(t, m, "\r")
+			seen = until(t, m.Console(), ".\r\n")
+		}
+	}
+	if err := setter.SetLink(1, true); err == nil {
+		t.Error("a network interface that is not there has a link")
+	}
+	write(t, m, "end\r")
+	clean(t, m)
+	if err := setter.SetLink(0, true); err == nil {
+		t.Error("a machine that has ended has a link")
+	}
+}
