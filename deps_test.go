@@ -21,7 +21,7 @@ var layers = []string{
 	"tree/treetest",
 	"store",
 	"image/compress image/mbr",
-	"image/cpio image/tarball image/ext4 image/gpt image/uki image/grub image/qcow2",
+	"image/cpio image/tarball image/ext4 image/gpt image/fat image/uki image/grub image/qcow2",
 	"image/oci",
 	"debian/control",
 	"debian/resolve debian/deb",
