@@ -44,16 +44,25 @@ type System struct {
 	Kernel, Initrd tree.Content
 }
 
-// NewSystem gets Debian's kernel for virtual machines and a busybox.
+// kernels are the packages of kernels that boot in an emulator.
+var kernels = map[string]string{
+	"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-cloud-arm64",
+	"armhf": "linux-image-armmp", "i386": "linux-image-686", "riscv64": "linux-image-riscv64",
+}
+
+// needless are what the packages of kernels depend on, and a boot does not.
+var needless = []string{"kmod", "linux-base", "initramfs-tools", "linux-initramfs-tool", "dracut", "tiny-initramfs"}
+
+// NewSystem gets Debian's kernel and a busybox.
 func NewSystem(t testing.TB, suite, arch string) System {
 	t.Helper()
-	boot, err := Package(t, suite, arch, "linux-image-cloud-"+arch).Lookup("/boot")
+	boot, err := Package(t, suite, arch, kernels[arch], needless...).Lookup("/boot")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var s System
 	for _, name := range boot.Names() {
-		if strings.HasPrefix(name, "vmlinuz-") {
+		if strings.HasPrefix(name, "vmlinu") {
 			s.Kernel = boot.Child(name).Content
 		}
 	}
@@ -87,15 +96,12 @@ func NewSystem(t testing.TB, suite, arch string) System {
 	return s
 }
 
-// Package unpacks one Debian package without what it depends on, and without
-// what a kernel depends on by a second package of its own.
-func Package(t testing.TB, suite, arch, name string) *tree.Tree {
+// Package unpacks a Debian package with what it depends on, but for the
+// needless ones.
+func Package(t testing.TB, suite, arch, name string, needless ...string) *tree.Tree {
 	t.Helper()
 	c, _ := machinetest.Archive(t)
-	return machinetest.Unpack(t, c, debian.Request{
-		Release: suite, Arch: arch, Packages: []string{name},
-		Exclude: []string{"grub-common", "grub2-common", "kmod", "linux-base", "initramfs-tools", "linux-initramfs-tool"},
-	})
+	return machinetest.Unpack(t, c, debian.Request{Release: suite, Arch: arch, Packages: []string{name}, Exclude: needless})
 }
 
 // File writes a content into a file of the test's own and gives its path.

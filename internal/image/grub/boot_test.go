@@ -95,7 +95,7 @@ func TestBoot(t *testing.T) {
 		{"trixie", "gpt", grub.Options{Label: "a root"}, ext4.Options{Type: ext4.Ext4, Label: "a root"}},
 	} {
 		t.Run(fmt.Sprintf("%s/%s/%s", c.suite, c.table, c.fs.Type), func(t *testing.T) {
-			boot, err := grub.New(boottest.Package(t, c.suite, "amd64", grub.Package), c.grub)
+			boot, err := grub.New(boottest.Package(t, c.suite, "amd64", grub.Package, grub.Needless[:]...), c.grub)
 			must(t, err)
 			t.Logf("core image of %d bytes", boot.Size())
 			image := disk(t, c.table, root(t, boottest.NewSystem(t, c.suite, "amd64"), c.fs), boot)

@@ -46,9 +46,12 @@ import (
 	"wolffia/internal/tree"
 )
 
-// Package is the Debian package with GRUB's blobs. None of the packages that it
-// depends on is needed.
+// Package is the Debian package with GRUB's blobs, of amd64 and i386.
 const Package = "grub-pc-bin"
+
+// Needless are the packages that it depends on, and its blobs do not: who
+// fetches it leaves them out.
+var Needless = [...]string{"grub-common", "grub2-common", "libc6", "libdevmapper1.02.1"}
 
 // Dir is where the package keeps them.
 const Dir = "/usr/lib/grub/i386-pc"

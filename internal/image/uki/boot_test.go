@@ -50,23 +50,49 @@ func run(t *testing.T, argv ...string) {
 	}
 }
 
-// A plain QEMU with a firmware from its package boots what was written.
+// machines are emulators with the firmware of a Debian package.
+var machines = map[string]struct {
+	qemu            []string
+	qemuPackage     string
+	suite, firmware string // the firmware's package and where it is from
+	code, vars      string // its files; without vars, code is loaded as a kernel is
+	console, answer string
+}{
+	"amd64": {
+		[]string{"qemu-system-x86_64", "-M", "q35"}, "qemu-system-x86", "bookworm", "ovmf",
+		"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd", "ttyS0", "x86_64",
+	},
+	"i386": {
+		[]string{"qemu-system-i386", "-M", "q35"}, "qemu-system-x86", "bookworm", "ovmf-ia32",
+		"/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF32_VARS_4M.fd", "ttyS0", "i686",
+	},
+	"arm64": {
+		[]string{"qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a57"}, "qemu-system-arm", "bookworm", "qemu-efi-aarch64",
+		"/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd", "ttyAMA0", "aarch64",
+	},
+	"armhf": {
+		[]string{"qemu-system-arm", "-M", "virt", "-cpu", "cortex-a15"}, "qemu-system-arm", "bookworm", "qemu-efi-arm",
+		"/usr/share/AAVMF/AAVMF32_CODE.fd", "/usr/share/AAVMF/AAVMF32_VARS.fd", "ttyAMA0", "armv7l",
+	},
+	"riscv64": { // U-Boot is UEFI too; EDK II wants a newer QEMU than 7.2
+		[]string{"qemu-system-riscv64", "-M", "virt"}, "qemu-system-misc", "trixie", "u-boot-qemu",
+		"/usr/lib/u-boot/qemu-riscv64_smode/uboot.elf", "", "ttyS0", "riscv64",
+	},
+}
+
+// A plain QEMU with a firmware boots what was written, on every architecture
+// and with the stubs of both releases.
 func TestBoot(t *testing.T) {
-	for _, c := range []struct {
-		suite, arch, console, answer string
-		firmware                     string // its two files
-		vars, pkg                    string
-		qemu                         []string
-	}{
-		{"bookworm", "amd64", "ttyS0", "x86_64", "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd", "ovmf", []string{"qemu-system-x86_64", "-M", "q35"}},
-		{"trixie", "amd64", "ttyS0", "x86_64", "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd", "ovmf", []string{"qemu-system-x86_64", "-M", "q35"}},
-		{"bookworm", "arm64", "ttyAMA0", "aarch64", "/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd", "qemu-efi-aarch64", []string{"qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a57"}},
-		{"trixie", "arm64", "ttyAMA0", "aarch64", "/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd", "qemu-efi-aarch64", []string{"qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a57"}},
+	for _, c := range []struct{ suite, arch string }{
+		{"bookworm", "amd64"}, {"trixie", "amd64"},
+		{"bookworm", "arm64"}, {"trixie", "arm64"},
+		{"bookworm", "i386"}, {"trixie", "armhf"}, {"trixie", "riscv64"},
 	} {
 		t.Run(c.suite+"/"+c.arch, func(t *testing.T) {
-			c.qemu[0] = tooltest.Require(t, c.qemu[0], map[string]string{"amd64": "qemu-system-x86", "arm64": "qemu-system-arm"}[c.arch])
+			m := machines[c.arch]
+			argv := append([]string{tooltest.Require(t, m.qemu[0], m.qemuPackage)}, m.qemu[1:]...)
 			sys := boottest.NewSystem(t, c.suite, c.arch)
-			cmdline := "quiet console=" + c.console + " wolffia.test=\"two words\" panic=-1"
+			cmdline := "quiet console=" + m.console + " wolffia.test=\"two words\" panic=-1"
 			image, err := uki.New(uki.Options{
 				Stub: stub(t, c.suite, c.arch), Kernel: sys.Kernel, Initrd: []tree.Content{sys.Initrd}, Cmdline: cmdline,
 				Uname: "6", OSRelease: "ID=wolffia\nPRETTY_NAME=\"a test\"\n",
@@ -74,17 +100,26 @@ func TestBoot(t *testing.T) {
 			must(t, err)
 			at, err := uki.For(c.arch)
 			must(t, err)
-			vars, err := os.ReadFile(c.vars)
-			if err != nil {
-				t.Fatalf("%v: apt-get install %s", err, c.pkg)
+			argv = append(argv, "-m", "1024", "-display", "none", "-serial", "stdio", "-monitor", "none", "-net", "none", "-no-reboot",
+				"-drive", "if=none,id=d,format=raw,file="+esp(t, at.Boot, image), "-device", "virtio-blk-pci,drive=d")
+			firmware := boottest.Package(t, m.suite, c.arch, m.firmware)
+			if m.vars == "" {
+				argv = append(argv, "-kernel", file(t, firmware, m.code))
+			} else {
+				argv = append(argv, "-drive", "if=pflash,format=raw,readonly=on,file="+file(t, firmware, m.code),
+					"-drive", "if=pflash,format=raw,file="+file(t, firmware, m.vars))
 			}
-			got := boottest.Run(t, append(c.qemu, "-m", "1024", "-display", "none", "-serial", "stdio", "-monitor", "none", "-net", "none", "-no-reboot",
-				"-drive", "if=pflash,format=raw,readonly=on,file="+c.firmware,
-				"-drive", "if=pflash,format=raw,file="+boottest.File(t, "vars", tree.Bytes(vars)),
-				"-drive", "if=virtio,format=raw,file="+esp(t, at.Boot, image))...)
-			if got != c.answer+" "+cmdline {
+			if got := boottest.Run(t, argv...); got != m.answer+" "+cmdline {
 				t.Errorf("it says %q", got)
 			}
 		})
 	}
+}
+
+// file puts a file of a package where an emulator can read it.
+func file(t *testing.T, pkg *tree.Tree, name string) string {
+	t.Helper()
+	_, n, err := pkg.Resolve(name)
+	must(t, err)
+	return boottest.File(t, "firmware", n.Content)
 }

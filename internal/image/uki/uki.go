@@ -179,7 +179,7 @@ func (h *header) join(stub []byte, parts []part) (*joined, error) {
 		return nil, fmt.Errorf("stub: %w", err)
 	}
 	end := h.tableOff + headerSize*(len(h.sections)+len(parts))
-	if room := h.room(); int64(end) > room {
+	if room := min(h.room(), int64(len(stub))); int64(end) > room {
 		return nil, fmt.Errorf("stub: no room for %d more section headers before byte %d", len(parts), room)
 	}
 	out := &joined{}
