@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -68,6 +69,8 @@ type Artifact struct {
 	Cached  bool         // it was there already
 	Lock    *debian.Lock // the packages in it
 	Release func()       // lets the store remove it again
+
+	report string // names the report on an image
 }
 
 // Format is how a tree is written.
@@ -214,8 +217,15 @@ func (b *Builder) now() time.Time {
 	return time.Now()
 }
 
-// Image makes an image in a format, or finds it in the store.
-func (b *Builder) Image(ctx context.Context, img *lab.Image, format Format) (*Artifact, error) {
+// description is all that goes into an image, apart from its format.
+type description struct {
+	recipe   rootfs.Recipe
+	lock     *debian.Lock
+	contents map[string]any // of the name in the store
+}
+
+// describe finds out what an image is made of.
+func (b *Builder) describe(ctx context.Context, img *lab.Image) (*description, error) {
 	lock, err := b.Lock(ctx, Request(img))
 	if err != nil {
 		return nil, err
@@ -229,20 +239,45 @@ func (b *Builder) Image(ctx context.Context, img *lab.Image, format Format) (*Ar
 		return nil, err
 	}
 	recipe := b.recipe(img, lock)
-	key, err := json.Marshal(map[string]any{
-		"wolffia": id, "lock": lock.Digest(), "recipe": recipe, "overlays": overlays, "format": format,
-	})
-	if err != nil {
+	contents := map[string]any{"wolffia": id, "lock": lock.Digest(), "recipe": recipe, "overlays": overlays}
+	if _, err := json.Marshal(contents); err != nil {
 		return nil, fmt.Errorf("name the image: %w", err)
 	}
-	return b.artifact(ctx, kindImage, digest(key), lock, func(f *os.File) error {
-		t, err := b.tree(ctx, img, recipe, lock)
+	return &description{recipe: recipe, lock: lock, contents: contents}, nil
+}
+
+// key names what was made of d in the store.
+func (d *description) key(format any) string {
+	contents := maps.Clone(d.contents)
+	contents["format"] = format
+	text, err := json.Marshal(contents)
+	if err != nil {
+		panic(err) // describe has tried it, and formats are words
+	}
+	return digest(text)
+}
+
+// Image makes an image in a format, or finds it in the store. What there is to
+// say about it is said when it is made; see [Builder.Report].
+func (b *Builder) Image(ctx context.Context, img *lab.Image, format Format) (*Artifact, error) {
+	d, err := b.describe(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	a, err := b.artifact(ctx, kindImage, d.key(format), d.lock, func(f *os.File) error {
+		t, err := b.tree(ctx, img, d)
 		if err != nil {
 			return err
 		}
 		defer t.close()
-		return WriteTree(f, t.tree, format, recipe.Time)
+		b.Tell(img, t.report)
+		return WriteTree(f, t.tree, format, d.recipe.Time)
 	})
+	if err != nil {
+		return nil, err
+	}
+	a.report = d.key("")
+	return a, nil
 }
 
 // artifact finds an object, or makes it, and holds on to it.
@@ -265,7 +300,7 @@ func (b *Builder) artifact(ctx context.Context, kind, key string, lock *debian.L
 // built is a tree whose contents lie in the store until it is closed.
 type built struct {
 	tree   *tree.Tree
-	Report *rootfs.Report
+	report *Report
 	close  func()
 }
 
@@ -276,59 +311,32 @@ func (b *Builder) recipe(img *lab.Image, lock *debian.Lock) rootfs.Recipe {
 	}
 	return rootfs.Recipe{
 		Arch: lock.Request.Arch, Release: img.Release, Hostname: img.Hostname, Packages: names, Deps: img.Deps,
-		Users: img.Users, Groups: img.Groups, Files: img.Files, Services: img.Services, Time: lock.Date,
+		Users: img.Users, Groups: img.Groups, Files: img.Files, Services: img.Services, Init: img.Init, Time: lock.Date,
 	}
 }
 
 // tree unpacks and makes the root file system.
-func (b *Builder) tree(ctx context.Context, img *lab.Image, recipe rootfs.Recipe, lock *debian.Lock) (*built, error) {
-	if err := b.Client.Fetch(ctx, lock); err != nil {
+func (b *Builder) tree(ctx context.Context, img *lab.Image, d *description) (*built, error) {
+	if err := b.Client.Fetch(ctx, d.lock); err != nil {
 		return nil, err
 	}
-	unpacked, err := b.Client.Unpack(ctx, lock, debian.UnpackOptions{})
+	unpacked, err := b.Client.Unpack(ctx, d.lock, debian.UnpackOptions{})
 	if err != nil {
 		return nil, err
 	}
+	recipe := d.recipe
 	recipe.Dir = b.Dir // not part of the image's name: overlays are named by content
-	t, report, err := rootfs.Build(recipe, unpacked.Tree)
+	t, made, err := rootfs.Build(recipe, unpacked.Tree)
 	if err != nil {
 		unpacked.Close()
 		return nil, fmt.Errorf("make image %s: %w", img.Name, err)
 	}
-	b.tell(img, unpacked, report)
-	return &built{tree: t, Report: report, close: func() { unpacked.Close() }}, nil
-}
-
-// installScripts are what installing a package runs; the others are for its
-// removal, and triggers name files, not programs.
-var installScripts = []string{"preinst", "postinst", "config"}
-
-// tell reports what a person may want to know about a new image.
-func (b *Builder) tell(img *lab.Image, u *debian.Unpacked, r *rootfs.Report) {
-	emit := func(kind event.Kind, format string, args ...any) {
-		event.Or(b.Events).Emit(event.Event{Kind: kind, Task: "make image", Subject: img.Name, Message: fmt.Sprintf(format, args...)})
+	report := newReport(unpacked, made)
+	if err := b.keepReport(ctx, d.key(""), report); err != nil {
+		unpacked.Close()
+		return nil, err
 	}
-	byPackage := map[string][]string{}
-	var order []string
-	for _, s := range u.Scripts {
-		if !slices.Contains(installScripts, s.Name) {
-			continue
-		}
-		name, _, _ := strings.Cut(s.Package, ":")
-		if byPackage[name] == nil {
-			order = append(order, name)
-		}
-		byPackage[name] = append(byPackage[name], s.Name)
-	}
-	if len(order) > 0 {
-		for i, p := range order {
-			order[i] = fmt.Sprintf("%s (%s)", p, strings.Join(byPackage[p], ", "))
-		}
-		emit(event.Note, "image %s: maintainer scripts that were not run: %s", img.Name, strings.Join(order, ", "))
-	}
-	for _, m := range r.Missing {
-		emit(event.Warn, "image %s: %s, which no package of it has", img.Name, m)
-	}
+	return &built{tree: t, report: report, close: func() { unpacked.Close() }}, nil
 }
 
 // WriteTree writes a tree in a format. Times later than limit become limit.

@@ -94,6 +94,9 @@ func (o *buildVerb) run(ctx context.Context, env Env, names []string) error {
 		if err != nil {
 			return asUsage(err)
 		}
+		if r := p.builder.Kept(art); art.Cached && r != nil {
+			p.builder.Tell(img, r)
+		}
 		err = o.deliver(env, art, img.Name, format, folder)
 		art.Release()
 		if err != nil {

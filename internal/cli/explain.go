@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -22,11 +24,12 @@ and the exact command line of the kernel. What has to be made for that is made
 and kept; no machine is started.`,
 		Example: `  wolffia explain run
   wolffia explain run --memory 256M -- uname -a
-  wolffia explain build --json`,
+  wolffia explain build --json
+  wolffia explain image base`,
 		Args: wantVerb,
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
-	cmd.AddCommand(newExplainRun(env), newExplainBuild(env))
+	cmd.AddCommand(newExplainRun(env), newExplainBuild(env), newExplainImage(env))
 	return cmd
 }
 
@@ -48,6 +51,8 @@ type imagePlan struct {
 	Packages []string `json:"packages"` // NAME:ARCH=VERSION
 	Bytes    int64    `json:"bytes"`    // of the packages
 	Path     string   `json:"path,omitempty"`
+
+	*build.Report // of how it was made; nil for what need not be made
 }
 
 type machinePlan struct {
@@ -155,6 +160,64 @@ func newExplainBuild(env Env) *cobra.Command {
 	return cmd
 }
 
+func newExplainImage(env Env) *cobra.Command {
+	o := &buildOptions{}
+	cmd := &cobra.Command{
+		Use:   "image [IMAGE]...",
+		Short: "Show what is in an image, and what installing would have done besides",
+		Long: `Shows the packages of images, every maintainer script that they bring, and what
+was done instead of running it. Packages are unpacked, never installed: no
+program of an image runs on this host.
+
+The image is made for that, if it has not been before.`,
+		Example: `  wolffia explain image
+  wolffia explain image base --json | jq '.images[].scripts'`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			screen := o.renderer(env)
+			defer screen.Close()
+			p, err := o.open(env, screen)
+			if err != nil {
+				return err
+			}
+			images, err := pickImages(p.Spec, args)
+			if err != nil {
+				return &usageError{err}
+			}
+			x := explanation{Lab: p.Name}
+			for _, img := range images {
+				lock, err := p.builder.Lock(cmd.Context(), build.Request(img))
+				if err != nil {
+					return asUsage(err)
+				}
+				plan := p.imagePlan(img, &build.Artifact{Lock: lock})
+				if plan.Report, err = p.builder.Report(cmd.Context(), img); err != nil {
+					return asUsage(err)
+				}
+				x.Images = append(x.Images, plan)
+			}
+			return x.show(env, o.json)
+		},
+	}
+	o.flags(env, cmd)
+	cmd.ValidArgsFunction = fromLab(env, &o.file, (*lab.Spec).ImageNames)
+	return cmd
+}
+
+// showReport lists scripts and what is missing, one script to a line.
+func showReport(w io.Writer, r *build.Report) {
+	fmt.Fprintf(w, "  %d links to busybox made, %d files of dependencies left out\n", r.Applets, r.Pruned)
+	if len(r.Scripts) > 0 {
+		fmt.Fprintln(w, "  maintainer scripts, none of which was run, and what was done instead:")
+	}
+	for _, s := range r.Scripts {
+		name, _, _ := strings.Cut(s.Package, "=")
+		fmt.Fprintf(w, "    %s %s: %s\n", name, s.Name, strings.Join(s.Instead, "; "))
+	}
+	for _, m := range r.Missing {
+		fmt.Fprintf(w, "  missing: %s\n", m)
+	}
+}
+
 func (p *project) imagePlan(img *lab.Image, art *build.Artifact) imagePlan {
 	x := imagePlan{
 		Name: img.Name, Release: img.Release, Arch: art.Lock.Request.Arch,
@@ -193,6 +256,9 @@ func (x *explanation) show(env Env, asJSON bool) error {
 			i.Name, i.Release, i.Arch, mirror, len(i.Packages), sizeText(i.Bytes))
 		for _, p := range i.Packages {
 			fmt.Fprintln(w, "    "+p)
+		}
+		if i.Report != nil {
+			showReport(w, i.Report)
 		}
 		if i.Path != "" {
 			fmt.Fprintf(w, "  built: %s\n", i.Path)

@@ -30,6 +30,7 @@ type UnpackOptions struct {
 type Script struct {
 	Package string `json:"package"` // name:arch=version
 	Name    string `json:"name"`    // "preinst", "postinst", "prerm", "postrm", "config", "triggers"
+	Text    string `json:"-"`
 }
 
 // Clash is a file that two packages have without leave. The first one's stays.
@@ -175,7 +176,7 @@ func (u *Unpacked) merge(lock *Lock, o UnpackOptions) error {
 	}
 	for _, p := range u.pkgs {
 		for _, name := range p.control.Scripts() {
-			u.Scripts = append(u.Scripts, Script{p.pin.String(), name})
+			u.Scripts = append(u.Scripts, Script{p.pin.String(), name, string(p.control.Files[name])})
 		}
 	}
 	return nil

@@ -70,6 +70,9 @@ func imageKeys() []key[Image] {
 			func(d *decoder, n ast.Node, i *Image) { i.Groups = d.groups(n) }},
 		{"services", "Services started at boot, in order.", listShape(textShape("dropbear")),
 			func(d *decoder, n ast.Node, i *Image) { i.Services = d.texts(n, "services") }},
+		{"init", "What keeps the system going: busybox's init with /etc/inittab (busybox), or a single readable script (script).",
+			wordShape(InitWords()...),
+			func(d *decoder, n ast.Node, i *Image) { choice(d, n, "init", InitWords(), &i.Init) }},
 		{"hostname", "Name in /etc/hostname; a machine's own name goes before it.", textShape("alice"),
 			func(d *decoder, n ast.Node, i *Image) { d.name(n, "hostname", &i.Hostname) }},
 	}

@@ -49,6 +49,7 @@ type Image struct {
 	Groups   []rootfs.Group
 	Services []string
 	Hostname string
+	Init     rootfs.Init // empty means busybox's
 }
 
 // Network is one virtual switch and, unless NoGateway, its router.

@@ -173,6 +173,9 @@ func Backends() []string {
 	return []string{string(BackendAuto), string(BackendUML), string(BackendQEMU), string(BackendView)}
 }
 
+// InitWords are the words an image's init may be.
+func InitWords() []string { return []string{string(rootfs.InitBusybox), string(rootfs.InitScript)} }
+
 // DepsWords are the words an image's deps may be.
 func DepsWords() []string { return []string{string(rootfs.DepsPackages), string(rootfs.DepsELF)} }
 
