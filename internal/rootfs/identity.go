@@ -92,7 +92,6 @@ func Identity(c IdentityConfig) (*tree.Tree, error) {
 	}
 	put("/etc/wolffia/machine", 0o600, []byte(text))
 	put("/etc/wolffia/modules", 0o644, []byte(lines(c.Modules)))
-	put("/etc/wolffia/authorized_keys", 0o600, []byte(lines(c.AuthorizedKeys)))
 	if c.Hostname != "" {
 		put("/etc/hostname", 0o644, []byte(c.Hostname+"\n"))
 	}
@@ -144,6 +143,9 @@ func (c IdentityConfig) machineFile() (string, error) {
 	fmt.Fprintf(&s, "# NAME,MAC,MODE[,ADDRESS/BITS+...[,GATEWAY+...]] with MODE dhcp, static or auto (IPv6 only)\nNICS=%q\n", strings.Join(nics, " "))
 	if len(c.DNS) > 0 {
 		fmt.Fprintf(&s, "DNS=%q\nSEARCH=%s\n", join(c.DNS, " "), c.Search)
+	}
+	if len(c.AuthorizedKeys) > 0 {
+		fmt.Fprintf(&s, "KEYS='%s'\n", strings.ReplaceAll(strings.Join(c.AuthorizedKeys, "\n"), "'", `'\''`))
 	}
 	if len(c.Seed) > 0 {
 		fmt.Fprintf(&s, "SEED=%x\n", c.Seed)

@@ -14,7 +14,7 @@ var testMAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
 func TestIdentity(t *testing.T) {
 	got, err := Identity(IdentityConfig{
 		Hostname: "alice", Status: "/dev/ttyS0", Console: ConsoleLogin, ConsoleDevice: "/dev/tty0", Term: "xterm-256color",
-		ControlMAC: testMAC, ControlAddr: netip.MustParsePrefix("169.254.77.2/30"), HostKey: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), AuthorizedKeys: []string{"key one", "key two"},
+		ControlMAC: testMAC, ControlAddr: netip.MustParsePrefix("169.254.77.2/30"), HostKey: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), AuthorizedKeys: []string{"key one", `from="o'hara" key two`},
 		NICs: []NIC{
 			{Name: "eth0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, DHCP: true},
 			{Name: "eth1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2},
@@ -39,12 +39,13 @@ CONTROL_ADDR=169.254.77.2/30
 NICS="eth0,02:00:00:00:00:01,dhcp eth1,02:00:00:00:00:02,static,10.0.0.5/24+fd00::5/64,10.0.0.1 eth2,02:00:00:00:00:03,auto"
 DNS="10.0.0.3"
 SEARCH=lan
+KEYS='key one
+from="o'\''hara" key two'
 SEED=010203
 V6=1
 `,
-		"/etc/wolffia/modules":         "/lib/modules/6/a.ko\n/lib/modules/6/b.ko debug=1\n",
-		"/etc/wolffia/authorized_keys": "key one\nkey two\n",
-		"/etc/hostname":                "alice\n",
+		"/etc/wolffia/modules": "/lib/modules/6/a.ko\n/lib/modules/6/b.ko debug=1\n",
+		"/etc/hostname":        "alice\n",
 	} {
 		if have := text(t, got, name); have != want {
 			t.Errorf("%s holds\n%s, want\n%s", name, have, want)
