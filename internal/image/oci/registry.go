@@ -18,6 +18,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	v1layout "github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/net/http/httpproxy"
 	"golang.org/x/sync/errgroup"
 
@@ -50,8 +51,32 @@ type RegistryError struct {
 	Err error
 }
 
-func (e *RegistryError) Error() string { return fmt.Sprintf("%s %s: %v", e.Op, e.Ref, e.Err) }
+func (e *RegistryError) Error() string {
+	s := fmt.Sprintf("%s %s: %v", e.Op, e.Ref, e.Err)
+	if fix := e.Fix(); fix != "" {
+		s += "; " + fix
+	}
+	return s
+}
+
 func (e *RegistryError) Unwrap() error { return e.Err }
+
+// Fix is what a person can do; it may be empty.
+func (e *RegistryError) Fix() string {
+	var answer *transport.Error
+	if !errors.As(e.Err, &answer) || answer.Request == nil {
+		return ""
+	}
+	switch answer.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return "log in: docker login " + answer.Request.URL.Host
+	case http.StatusNotFound:
+		return "check the name and its tag"
+	case http.StatusTooManyRequests:
+		return "try again later, or log in: docker login " + answer.Request.URL.Host
+	}
+	return ""
+}
 
 // registry is a connection to the registry of one reference.
 type registry struct {
