@@ -95,8 +95,8 @@ func (h *header) parseOptional(b []byte) error {
 	h.sectionAlign, h.fileAlign = le.Uint32(b[32:]), le.Uint32(b[36:])
 	h.sizeOfImage, h.sizeOfHeader = le.Uint32(b[56:]), le.Uint32(b[60:])
 	for _, align := range []uint32{h.sectionAlign, h.fileAlign} {
-		if align < 16 || align > 1<<20 || align&(align-1) != 0 {
-			return fmt.Errorf("alignment of %d bytes is not a power of two from 16 to 2^20", align)
+		if align == 0 || align > 1<<20 || align&(align-1) != 0 {
+			return fmt.Errorf("alignment of %d bytes is not a power of two up to 2^20", align)
 		}
 	}
 	if subsystem := le.Uint16(b[68:]); subsystem != 10 {
