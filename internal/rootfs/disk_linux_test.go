@@ -5,13 +5,17 @@ import (
 	"crypto/ed25519"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"wolffia/internal/image/ext4"
 	. "wolffia/internal/rootfs"
+	"wolffia/internal/tooltest"
 	"wolffia/internal/tree"
 )
 
@@ -186,4 +190,126 @@ exit
 	g.saw(t, "CHECK v4 10.9.0.5/24 default via 10.9.0.1 dev vec0", "CHECK v6 fd09::5/64",
 		"CHECK dhcp 10.0.2.15/24 search lab.test nameserver 10.0.2.3 nameserver 10.0.2.4", "CHECK down 0 0", "SigIgn:\t0000000000000000", "CHECK first /bin/sh /sbin/init")
 	onDisk(t, name)
+}
+
+// partitioned puts a file system into the second partition of a disk, after
+// a table that sfdisk writes.
+func partitioned(t *testing.T, filesystem, table string) string {
+	t.Helper()
+	sfdisk := tooltest.Require(t, "sfdisk", "fdisk")
+	content, err := os.ReadFile(filesystem)
+	must(t, err)
+	name := filepath.Join(t.TempDir(), "disk.img")
+	must(t, os.WriteFile(name, nil, 0o600))
+	const start = 4 << 20
+	must(t, os.Truncate(name, start+int64(len(content))+(1<<20)))
+	cmd := exec.Command(sfdisk, "-q", name)
+	cmd.Stdin = strings.NewReader(table + "\nstart=2048,size=2048\n" + strings.Replace(second, "SIZE", strconv.Itoa(len(content)>>9), 1))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("sfdisk: %v\n%s", err, out)
+	}
+	if strings.Contains(table, "gpt") {
+		out, err := exec.Command(sfdisk, "-q", "--part-uuid", name, "2", "1B2C3D4E-5F60-7182-93A4-B5C6D7E8F901").CombinedOutput()
+		if err == nil {
+			out, err = exec.Command(sfdisk, "-q", "--part-label", name, "2", "the root").CombinedOutput()
+		}
+		if err != nil {
+			t.Fatalf("sfdisk: %v\n%s", err, out)
+		}
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	must(t, err)
+	defer f.Close()
+	_, err = f.WriteAt(content, start)
+	must(t, err)
+	return name
+}
+
+const second = "start=8192,size=SIZE\n"
+
+// TestInitrdFinds the root by each of its names.
+func TestInitrdFinds(t *testing.T) {
+	base := packages(t, "trixie", "amd64", "busybox-static", "dropbear-bin")
+	image := tree.New()
+	for _, dir := range []string{"/sbin", "/proc", "/sys", "/dev", "/run"} {
+		must(t, image.MkdirAll(dir, 0o755))
+	}
+	where, _, err := Applets(base)
+	must(t, err)
+	must(t, image.Put("/busybox", tree.File(0o755, base.Get(where).Content)))
+	must(t, image.Put("/sbin/init", tree.File(0o755, tree.Bytes("#!/busybox sh\n/busybox cat /run/wolffia/root /init\n/busybox poweroff -f\n"))))
+	must(t, image.Put("/init", tree.File(0o644, tree.Bytes("CHECK over\n"))))
+	f, err := os.Create(filepath.Join(t.TempDir(), "root.img"))
+	must(t, err)
+	must(t, ext4.Write(f, image, ext4.Options{Label: "pond", Time: released, UUID: [16]byte{1, 2, 3}}))
+	must(t, f.Close())
+	mbr := partitioned(t, f.Name(), "label: dos\nlabel-id: 0x0badcafe")
+	gpt := partitioned(t, f.Name(), "label: gpt")
+	for _, c := range []struct{ root, disk, want string }{
+		{"UUID=01020300-0000-0000-0000-000000000000", f.Name(), "/dev/ubdb"},
+		{"/dev/ubdb2", mbr, "/dev/ubdb2"},
+		{"LABEL=pond", gpt, "/dev/ubdb2"},
+		{"PARTUUID=0badcafe-02", mbr, "/dev/ubdb2"},
+		{"PARTUUID=1b2c3d4e-5f60-7182-93a4-b5c6d7e8f901", gpt, "/dev/ubdb2"},
+		{"PARTUUID=1B2C3D4E-5F60-7182-93A4-B5C6D7E8F901", gpt, "/dev/ubdb2"},
+		{"98:18", mbr, "/dev/ubdb2"},
+	} {
+		t.Run(c.root, func(t *testing.T) {
+			g := alone(t, base, c.disk, InitrdOptions{Root: c.root, Time: released}, nil)
+			g.saw(t, c.want, "CHECK over")
+			if t.Failed() {
+				t.Log(g)
+			}
+		})
+	}
+}
+
+// TestInitrdFails says what it waited for and which disks there are, and ends
+// in each of the three ways.
+func TestInitrdFails(t *testing.T) {
+	base := packages(t, "trixie", "amd64", "busybox-static", "dropbear-bin")
+	empty := filepath.Join(t.TempDir(), "empty")
+	must(t, os.WriteFile(empty, make([]byte, 1<<20), 0o600))
+	o := InitrdOptions{Root: "LABEL=nowhere", Wait: time.Second, Time: released}
+	const report = "wolffia: no root file system: root=LABEL=nowhere did not appear within 1 s; the disks that are there: ubdb (1024 KiB)"
+
+	g := alone(t, base, empty, o, []step{{"leave it to try again", "exit\n"}, {"leave it to try again", "poweroff -f\n"}})
+	g.saw(t, report)
+	if strings.Count(g.console, report) != 2 {
+		t.Errorf("it was not tried again:\n%v", g)
+	}
+
+	o.Panic = time.Second
+	g = alone(t, base, empty, o, nil)
+	g.saw(t, report, "wolffia: restarting in 1 s")
+	if !g.exit.Reboot {
+		t.Errorf("no restart:\n%v", g)
+	}
+
+	initrd, err := Initrd(base, o)
+	must(t, err)
+	for root, want := range map[string]string{
+		"/dev/ubdb": "error root can't mount the root file system /dev/ubdb: mounting /dev/ubdb on /sysroot failed: Invalid argument",
+		"LABEL=no":  "error root no root file system: root=LABEL=no did not appear within 1 s; the disks that are there: ubdb (1024 KiB)",
+		"ubdb":      "error root root=ubdb is none of LABEL=, UUID=, PARTUUID=, PARTLABEL= and /dev/...",
+	} {
+		g = bootWith(t, initrd, identity(t), []string{"ubd1=" + empty, "root=" + root}, nil)
+		if !slices.Contains(g.status, want) {
+			t.Errorf("root=%s gave\n%v", root, g)
+		}
+	}
+}
+
+func TestInitrdRefuses(t *testing.T) {
+	base := packages(t, "trixie", "amd64", "busybox-static", "dropbear-bin")
+	if _, err := Initrd(packages(t, "trixie", "amd64", "busybox"), InitrdOptions{}); err == nil || !strings.Contains(err.Error(), "package busybox-static: is needed") {
+		t.Errorf("a busybox with libraries gave %v", err)
+	}
+	for _, o := range []InitrdOptions{
+		{Root: "LABEL="}, {Root: "sda1"}, {Root: "/dev/sda rw"}, {Flags: "a b"}, {Modules: []string{"a.ko"}}, {Modules: []string{"/a\n/b"}},
+	} {
+		if _, err := Initrd(base, o); err == nil {
+			t.Errorf("%+v is taken", o)
+		}
+	}
 }

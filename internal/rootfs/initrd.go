@@ -3,6 +3,7 @@ package rootfs
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -18,7 +19,8 @@ type InitrdOptions struct {
 	Modules    []string
 	ModuleTree *tree.Tree // holds them; may be nil
 	// Root is where the root is when the kernel's command line has no root=:
-	// LABEL=, UUID=, PARTUUID= or PARTLABEL= something, or a device in /dev.
+	// LABEL=, UUID=, PARTUUID= or PARTLABEL= something, MAJOR:MINOR, or a device
+	// in /dev.
 	Root  string
 	Type  string        // of the file system; empty lets the kernel find out
 	Flags string        // mount options, separated by commas
@@ -32,11 +34,14 @@ type InitrdOptions struct {
 // rootSpecs are the ways to name a root, apart from a device.
 var rootSpecs = []string{"LABEL=", "UUID=", "PARTUUID=", "PARTLABEL="}
 
+// deviceNumber is MAJOR:MINOR.
+var deviceNumber = regexp.MustCompile(`^[0-9]+:[0-9]+$`)
+
 // parameters writes o as words of a kernel's command line.
 func (o InitrdOptions) parameters() (string, error) {
 	named := slices.ContainsFunc(rootSpecs, func(p string) bool { return strings.HasPrefix(o.Root, p) && o.Root != p })
-	if o.Root != "" && !named && !strings.HasPrefix(o.Root, "/dev/") {
-		return "", fmt.Errorf("root %q is none of LABEL=, UUID=, PARTUUID=, PARTLABEL= and /dev/", o.Root)
+	if o.Root != "" && !named && !strings.HasPrefix(o.Root, "/dev/") && !deviceNumber.MatchString(o.Root) {
+		return "", fmt.Errorf("root %q is none of LABEL=, UUID=, PARTUUID=, PARTLABEL=, MAJOR:MINOR and /dev/", o.Root)
 	}
 	for _, m := range o.Modules {
 		if !moduleRule.MatchString(m) {
