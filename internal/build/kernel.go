@@ -36,6 +36,7 @@ type Kernel struct {
 	Direct string
 	Config string // path of its configuration; empty when it is not known
 
+	source  func(context.Context) (*kernel.Kernel, error)
 	release []func()
 }
 
@@ -90,6 +91,10 @@ func (b *Builder) umlOf(ctx context.Context, lock *debian.Lock, modules []string
 	}
 	k := &Kernel{Path: uml.Path, Release: uml.Release}
 	unpack := b.unpackOnce(lock)
-	defer unpack.close()
-	return k, b.addModules(ctx, k, lock, modules, unpack)
+	k.release, k.source = []func(){unpack.close}, unpack.get
+	if err := b.addModules(ctx, k, lock, modules, unpack); err != nil {
+		k.Close()
+		return nil, err
+	}
+	return k, nil
 }

@@ -16,7 +16,11 @@ import (
 	"wolffia/internal/tree"
 )
 
-const kindKernel = "kernel"
+// Kinds of objects in the store.
+const (
+	kindKernel = "kernel"
+	kindIndex  = "moduleindex" // a kernel.ModuleIndex as JSON
+)
 
 // KernelRequest says which kernel a machine is to have.
 type KernelRequest struct {
@@ -28,7 +32,7 @@ type KernelRequest struct {
 
 // linuxLayout says how a kernel lies in the store; it changes with what
 // writeLinux writes.
-const linuxLayout = "linux 2 "
+const linuxLayout = "linux 4 "
 
 // Files of a kernel in the store.
 const (
@@ -78,11 +82,12 @@ func (b *Builder) linuxFrom(ctx context.Context, s kernel.LinuxSource, req Kerne
 		return nil, err
 	}
 	unpack := b.unpackOnce(lock)
-	defer unpack.close()
 	k, err := b.installLinux(ctx, s.Arch, lock, unpack)
 	if err != nil {
+		unpack.close()
 		return nil, fmt.Errorf("get %s: %w", s, err)
 	}
+	k.release, k.source = append(k.release, unpack.close), unpack.get
 	if err := b.addModules(ctx, k, lock, req.Modules, unpack); err != nil {
 		k.Close()
 		return nil, err
@@ -90,33 +95,72 @@ func (b *Builder) linuxFrom(ctx context.Context, s kernel.LinuxSource, req Kerne
 	return k, nil
 }
 
-// unpacking is a lock's kernel, unpacked when it is first asked for.
+// Install puts the kernel and modules, with what they need, into the root of a
+// disk: see [kernel.Kernel.Install]. The root's contents can be read until k is
+// closed.
+func (k *Kernel) Install(ctx context.Context, root *tree.Tree, o kernel.InstallOptions) error {
+	from, err := k.source(ctx)
+	if err != nil {
+		return err
+	}
+	return from.Install(root, o)
+}
+
+// unpacking is a lock's kernel, unpacked when it is first asked for. It is for
+// one goroutine at a time.
 type unpacking struct {
 	get   func(context.Context) (*kernel.Kernel, error)
 	close func()
 }
 
 func (b *Builder) unpackOnce(lock *debian.Lock) *unpacking {
-	var u *debian.Unpacked
+	var files *debian.Unpacked
 	var k *kernel.Kernel
-	return &unpacking{
-		get: func(ctx context.Context) (*kernel.Kernel, error) {
-			if k != nil {
-				return k, nil
-			}
-			var err error
-			if u, err = b.Client.Unpack(ctx, lock, debian.UnpackOptions{NoDatabase: true}); err != nil {
-				return nil, err
-			}
-			k, err = kernel.FromPackage(u.Tree)
-			return k, err
-		},
-		close: func() {
-			if u != nil {
-				u.Close()
-			}
-		},
+	get := func(ctx context.Context) (*kernel.Kernel, error) {
+		if k != nil {
+			return k, nil
+		}
+		var err error
+		if files, err = b.Client.Unpack(ctx, lock, debian.UnpackOptions{NoDatabase: true}); err != nil {
+			return nil, err
+		}
+		if k, err = kernel.FromPackage(files.Tree); err != nil {
+			return nil, err
+		}
+		k.KeepIndex(func(scan func() (*kernel.ModuleIndex, error)) (*kernel.ModuleIndex, error) {
+			return b.keepIndex(ctx, lock, scan)
+		})
+		return k, nil
 	}
+	return &unpacking{get: get, close: func() {
+		if files != nil {
+			files.Close()
+		}
+	}}
+}
+
+// keepIndex finds a kernel's index of modules in the store, or makes it.
+func (b *Builder) keepIndex(ctx context.Context, lock *debian.Lock, scan func() (*kernel.ModuleIndex, error)) (*kernel.ModuleIndex, error) {
+	art, err := b.artifact(ctx, kindIndex, digest([]byte(linuxLayout+lock.Digest())), lock, func(f *os.File) error {
+		index, err := scan()
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(f).Encode(index)
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer art.Release()
+	text, err := os.ReadFile(art.Path)
+	if err != nil {
+		return nil, err
+	}
+	index := &kernel.ModuleIndex{}
+	if err := json.Unmarshal(text, index); err != nil {
+		return nil, fmt.Errorf("read %s: %w", art.Path, err)
+	}
+	return index, nil
 }
 
 // installLinux puts the kernel's files into the store.

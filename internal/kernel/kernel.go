@@ -47,6 +47,8 @@ type Kernel struct {
 	Image   *tree.Node // the kernel that a boot loader starts (vmlinuz), or nil
 
 	index *moduleIndex
+	all   *ModuleIndex
+	keep  func(scan func() (*ModuleIndex, error)) (*ModuleIndex, error)
 }
 
 // moduleRoots are the folders of packages below which modules lie, by release.
@@ -147,44 +149,6 @@ func (k *Kernel) Has(option string) string {
 		}
 	}
 	return ""
-}
-
-// ModuleTree is the part of a root that holds mods for the kernel release:
-// /lib/modules/RELEASE/..., with a modules.dep that modprobe understands, and
-// /etc/wolffia/modules, which lists their paths, one a line, in the order in
-// which an init without modprobe is to insmod them.
-func ModuleTree(release string, mods []Module) (*tree.Tree, error) {
-	t := tree.New()
-	base := "/lib/modules/" + release
-	var order, dep strings.Builder
-	byName := map[string]string{}
-	for _, m := range mods {
-		byName[m.Name] = m.Path
-	}
-	for _, m := range mods {
-		at := path.Join(base, m.Path)
-		if err := t.MkdirAll(path.Dir(at), 0o755); err != nil {
-			return nil, fmt.Errorf("make module tree: %w", err)
-		}
-		if err := t.Put(at, tree.File(0o644, tree.Bytes(m.Data))); err != nil {
-			return nil, fmt.Errorf("make module tree: %w", err)
-		}
-		order.WriteString(at + "\n")
-		dep.WriteString(m.Path + ":")
-		for _, d := range m.Depends {
-			dep.WriteString(" " + byName[d])
-		}
-		dep.WriteString("\n")
-	}
-	if err := t.MkdirAll("/etc/wolffia", 0o755); err != nil {
-		return nil, err
-	}
-	if err := t.MkdirAll(base, 0o755); err != nil {
-		return nil, err
-	}
-	return t, errors.Join(
-		t.Put(base+"/modules.dep", tree.File(0o644, tree.Bytes(dep.String()))),
-		t.Put("/etc/wolffia/modules", tree.File(0o644, tree.Bytes(order.String()))))
 }
 
 // sortedUnique is a sorted copy of names without repetitions.

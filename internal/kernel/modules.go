@@ -48,11 +48,18 @@ func (e *UnknownModuleError) Error() string {
 type moduleIndex struct {
 	paths    map[string]string   // name → path in the tree
 	builtin  map[string]bool     // names of what is part of the kernel
-	aliases  map[string][]string // without wildcards, such as net-pf-10
+	provided map[string]bool     // aliases of what is part of the kernel
+	aliases  map[string][]string // modules by alias, without wildcards: net_pf_10
+	choosy   map[string]bool     // modules that only some processors load
 	softdeps map[string]softdep
+	whole    bool // aliases are complete
 }
 
 type softdep struct{ pre, post []string }
+
+func (s softdep) and(o softdep) softdep {
+	return softdep{slices.Concat(s.pre, o.pre), slices.Concat(s.post, o.post)}
+}
 
 // moduleName is the kernel's name of the module in file: "nf-log.ko.xz" is
 // nf_log. It is "" for other files.
@@ -74,8 +81,8 @@ func (k *Kernel) modules() (*moduleIndex, error) {
 		return k.index, nil
 	}
 	x := &moduleIndex{
-		paths: map[string]string{}, builtin: map[string]bool{},
-		aliases: map[string][]string{}, softdeps: map[string]softdep{},
+		paths: map[string]string{}, builtin: map[string]bool{}, provided: map[string]bool{},
+		aliases: map[string][]string{}, choosy: map[string]bool{}, softdeps: map[string]softdep{},
 	}
 	err := k.Modules.Walk(func(name string, n *tree.Node) error {
 		if m := moduleName(name); m != "" && n.Type() == tree.TypeRegular {
@@ -89,13 +96,13 @@ func (k *Kernel) modules() (*moduleIndex, error) {
 	for file, add := range map[string]func(words []string){
 		"modules.builtin": func(w []string) { x.builtin[moduleName(w[0])] = true },
 		"modules.alias": func(w []string) {
-			if len(w) == 3 && w[0] == "alias" && !strings.ContainsAny(w[1], "*?[") {
-				x.aliases[w[1]] = append(x.aliases[w[1]], canonical(w[2]))
+			if len(w) == 3 && w[0] == "alias" {
+				x.addAlias(w[1], canonical(w[2]))
 			}
 		},
 		"modules.softdep": func(w []string) {
 			if len(w) > 2 && w[0] == "softdep" {
-				x.softdeps[canonical(w[1])] = parseSoftdep(w[2:])
+				x.softdeps[canonical(w[1])] = x.softdeps[canonical(w[1])].and(parseSoftdep(w[2:]))
 			}
 		},
 	} {
@@ -103,8 +110,46 @@ func (k *Kernel) modules() (*moduleIndex, error) {
 			return nil, err
 		}
 	}
+	info, err := k.Modules.ReadFile("/modules.builtin.modinfo", maxText)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read modules.builtin.modinfo of kernel %s: %w", k.Release, err)
+	}
+	for _, a := range builtinAliases(info) {
+		x.provided[canonicalAlias(a.alias)] = true
+	}
 	k.index = x
 	return x, nil
+}
+
+func (x *moduleIndex) addAlias(alias, module string) {
+	if strings.HasPrefix(alias, "cpu:") {
+		x.choosy[module] = true
+	}
+	if !strings.ContainsAny(alias, "*?[") {
+		alias = canonicalAlias(alias)
+		x.aliases[alias] = append(x.aliases[alias], module)
+	}
+}
+
+// readAliases completes the aliases: those of a package without modules.alias
+// are in the modules themselves.
+func (x *moduleIndex) readAliases(k *Kernel) error {
+	if x.whole {
+		return nil
+	}
+	if k.Modules.Get("/modules.alias") == nil {
+		all, err := k.Index()
+		if err != nil {
+			return err
+		}
+		for _, m := range all.Modules {
+			for _, a := range m.Aliases {
+				x.addAlias(a, m.Name)
+			}
+		}
+	}
+	x.whole = true
+	return nil
 }
 
 // eachLine calls f for the words of each line of one of the modules.* files,
@@ -172,30 +217,18 @@ func (c *closure) add(word string, optional bool) error {
 	case file:
 	case c.x.builtin[name], c.k.Has(strings.ToUpper(name)) == "y": // what can't be a module is in no list
 		return nil
-	case len(c.x.aliases[word]) > 0:
-		for _, m := range c.x.aliases[word] {
-			if c.x.paths[m] == "" { // built in, or an alias of an alias, which modprobe does not follow either
-				continue
-			}
-			if err := c.add(m, optional); err != nil {
-				return err
-			}
-		}
-		return nil
-	case optional:
-		return nil
 	default:
-		return &UnknownModuleError{Name: word, Release: c.k.Release, Nearest: c.nearest(name)}
+		return c.addAlias(word, optional)
 	}
 	if c.state[name] != 0 { // added, or a circle, which only soft dependencies can make
 		return nil
 	}
 	c.state[name] = 1
-	m, err := c.k.load(name, c.x.paths[name])
+	m, soft, err := c.k.load(name, c.x.paths[name])
 	if err != nil {
 		return err
 	}
-	soft := c.x.softdeps[name]
+	soft = soft.and(c.x.softdeps[name])
 	for _, d := range soft.pre {
 		if err := c.add(d, true); err != nil {
 			return err
@@ -217,6 +250,44 @@ func (c *closure) add(word string, optional bool) error {
 	return nil
 }
 
+// addAlias adds the modules that have an alias.
+func (c *closure) addAlias(word string, optional bool) error {
+	alias := canonicalAlias(word)
+	if c.x.provided[alias] { // by the kernel itself: reading all modules would find more of the same
+		return nil
+	}
+	if optional {
+		// An algorithm, as nearly all soft dependencies are: the generic form does
+		// on every processor, and is found without reading all modules.
+		algorithm := strings.TrimPrefix(canonical(word), "crypto_")
+		for _, name := range []string{algorithm, algorithm + "_generic"} {
+			if c.x.builtin[name] {
+				return nil
+			}
+			if c.x.paths[name] != "" {
+				return c.add(name, true)
+			}
+		}
+	}
+	if err := c.x.readAliases(c.k); err != nil {
+		return err
+	}
+	for _, m := range c.x.aliases[alias] {
+		// Built in, or an alias of an alias, which modprobe does not follow either;
+		// or for some processors only, and something else will do on others.
+		if c.x.paths[m] == "" || optional && c.x.choosy[m] {
+			continue
+		}
+		if err := c.add(m, optional); err != nil {
+			return err
+		}
+	}
+	if len(c.x.aliases[alias]) == 0 && !optional {
+		return &UnknownModuleError{Name: word, Release: c.k.Release, Nearest: c.nearest(canonical(word))}
+	}
+	return nil
+}
+
 // nearest is the word that name was probably meant to be: a module, one that
 // is built in, or what can't be a module and only the configuration knows.
 func (c *closure) nearest(name string) string {
@@ -229,21 +300,12 @@ func (c *closure) nearest(name string) string {
 	return spell.Nearest(name, known)
 }
 
-// load reads a module.
-func (k *Kernel) load(name, file string) (Module, error) {
-	fail := func(err error) (Module, error) {
-		return Module{}, fmt.Errorf("read module %s of kernel %s: %w", file, k.Release, err)
+// load reads a module, and the soft dependencies that it has itself.
+func (k *Kernel) load(name, file string) (Module, softdep, error) {
+	fail := func(err error) (Module, softdep, error) {
+		return Module{}, softdep{}, fmt.Errorf("read module %s of kernel %s: %w", file, k.Release, err)
 	}
-	_, n, err := k.Modules.Resolve(file)
-	if err != nil {
-		return fail(err)
-	}
-	r, err := n.Open()
-	if err != nil {
-		return fail(err)
-	}
-	defer r.Close()
-	data, err := unpackModule(file, r)
+	data, err := k.unpack(file)
 	if err != nil {
 		return fail(err)
 	}
@@ -251,14 +313,12 @@ func (k *Kernel) load(name, file string) (Module, error) {
 	if err != nil {
 		return fail(err)
 	}
-	m := Module{Name: name, Data: stripDebug(data)}
-	m.Path = strings.TrimPrefix(file[:strings.LastIndex(file, ".ko")]+".ko", "/")
-	for _, d := range strings.Split(info["depends"], ",") {
-		if d != "" {
-			m.Depends = append(m.Depends, canonical(d))
-		}
+	m := Module{Name: name, Path: strings.TrimPrefix(unpackedName(file), "/"), Depends: depends(info), Data: stripDebug(data)}
+	var soft softdep
+	for _, s := range info["softdep"] {
+		soft = soft.and(parseSoftdep(strings.Fields(s)))
 	}
-	return m, nil
+	return m, soft, nil
 }
 
 // unpackModule undoes the compression that the file's name tells.
@@ -310,25 +370,24 @@ func (m *memory) WriteAt(p []byte, off int64) (int, error) {
 }
 
 // modinfo reads a module's .modinfo section: NUL-terminated "key=value"
-// strings. Of keys that come several times the first is kept.
-func modinfo(module []byte) (map[string]string, error) {
+// strings, of which keys may come several times.
+func modinfo(module []byte) (map[string][]string, error) {
 	f, err := elf.NewFile(bytes.NewReader(module))
 	if err != nil {
 		return nil, err
 	}
 	s := f.Section(".modinfo")
-	if s == nil || f.Type != elf.ET_REL {
+	if s == nil || f.Type != elf.ET_REL || s.Flags&elf.SHF_COMPRESSED != 0 {
 		return nil, errors.New("not a kernel module")
 	}
 	b, err := s.Data()
 	if err != nil {
 		return nil, err
 	}
-	info := map[string]string{}
+	info := map[string][]string{}
 	for part := range bytes.SplitSeq(b, []byte{0}) {
-		key, value, ok := strings.Cut(string(part), "=")
-		if _, have := info[key]; ok && !have {
-			info[key] = value
+		if key, value, ok := strings.Cut(string(part), "="); ok {
+			info[key] = append(info[key], value)
 		}
 	}
 	return info, nil
