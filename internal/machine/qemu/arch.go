@@ -27,7 +27,13 @@ type board struct {
 	most     int64    // bytes of memory
 	bios     string   // file in QEMU's data folder that boots disks as "bios"; empty for none
 	uefi     []uefiFiles
+	// banner is what firmware says on the console before it starts the kernel
+	// that QEMU has loaded; it is kept in the log, and out of sight.
+	banner banner
 }
+
+// banner is a text by how it begins and how its last line does.
+type banner struct{ first, last string }
 
 // uefiFiles are where distributions keep a board's UEFI: the program and the
 // initial content of its variables.
@@ -41,7 +47,7 @@ var boards = map[string]board{
 	"amd64": {
 		program: "qemu-system-x86_64", pkg: "qemu-system-x86", machine: "q35,vmport=off,sata=off,smbus=off", cpu: "max", hosts: []string{"amd64"},
 		bus: "pci", console: "ttyS0", status: "ttyS1", serial: "isa-serial,index=1",
-		most: 1 << 40, modules: virtio, bios: "bios-256k.bin",
+		cmdline: pc, most: 1 << 40, modules: virtio, bios: "bios-256k.bin",
 		uefi: []uefiFiles{
 			{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
 			{"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"},
@@ -52,13 +58,13 @@ var boards = map[string]board{
 	"i386": {
 		program: "qemu-system-i386", pkg: "qemu-system-x86", machine: "q35,vmport=off,sata=off,smbus=off", cpu: "max", hosts: []string{"amd64", "386"},
 		bus: "pci", console: "ttyS0", status: "ttyS1", serial: "isa-serial,index=1",
-		most: 3 << 30, modules: virtio, bios: "bios-256k.bin",
+		cmdline: pc, most: 3 << 30, modules: virtio, bios: "bios-256k.bin",
 		uefi: []uefiFiles{{"/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF32_VARS_4M.fd"}},
 	},
 	"arm64": {
 		program: "qemu-system-aarch64", pkg: "qemu-system-arm", machine: "virt", cpu: "cortex-a72", hosts: []string{"arm64"},
 		bus: "pci", console: "ttyAMA0", status: "ttyS0", serial: "pci-serial",
-		keyboard: true, most: 255 << 30, modules: append(virtio, "virtio_input"),
+		keyboard: true, cmdline: arm, most: 255 << 30, modules: append(virtio, "virtio_input"),
 		uefi: []uefiFiles{
 			{"/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"},
 			{"/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw", "/usr/share/edk2/aarch64/vars-template-pflash.raw"},
@@ -66,18 +72,28 @@ var boards = map[string]board{
 	},
 	"armhf": {
 		// The PCI bus below 4 GiB, where a kernel without LPAE reaches it.
-		program: "qemu-system-arm", pkg: "qemu-system-arm", machine: "virt,highmem=off", cpu: "cortex-a15", hosts: []string{"arm"},
+		program: "qemu-system-arm", pkg: "qemu-system-arm", machine: "virt,highmem=off", cpu: "max", hosts: []string{"arm"},
 		bus: "pci", console: "ttyAMA0", status: "ttyS0", serial: "pci-serial",
-		keyboard: true, most: 2 << 30, modules: append(virtio, "virtio_input"),
+		keyboard: true, cmdline: arm, most: 2 << 30, modules: append(virtio, "virtio_input"),
 		uefi: []uefiFiles{{"/usr/share/AAVMF/AAVMF32_CODE.fd", "/usr/share/AAVMF/AAVMF32_VARS.fd"}},
 	},
 	"riscv64": {
 		program: "qemu-system-riscv64", pkg: "qemu-system-misc", machine: "virt", cpu: "rv64", hosts: []string{"riscv64"},
 		bus: "pci", console: "ttyS0", status: "ttyS1", serial: "pci-serial",
 		keyboard: true, most: 255 << 30, modules: append(virtio, "virtio_input"),
-		uefi: []uefiFiles{{"/usr/share/qemu-efi-riscv64/RISCV_VIRT_CODE.fd", "/usr/share/qemu-efi-riscv64/RISCV_VIRT_VARS.fd"}},
+		uefi:   []uefiFiles{{"/usr/share/qemu-efi-riscv64/RISCV_VIRT_CODE.fd", "/usr/share/qemu-efi-riscv64/RISCV_VIRT_VARS.fd"}},
+		banner: banner{"\r\nOpenSBI v", "\nBoot HART MEDELEG"},
 	},
 }
+
+var (
+	// On a busy host an emulated timer's interrupt comes too late for the
+	// kernel's check that it comes at all.
+	pc = []string{"no_timer_check"}
+	// Memory set aside for the cameras and screens of small boards is missed in
+	// small machines.
+	arm = []string{"cma=0"}
+)
 
 // virtio are the drivers of what every machine has. In most kernels some of
 // them are built in.
@@ -87,7 +103,7 @@ var virtio = []string{"virtio_pci", "virtio_rng", "virtio_net", "virtio_blk"}
 var microvm = board{
 	program: "qemu-system-x86_64", pkg: "qemu-system-x86", machine: "microvm", cpu: "max", hosts: []string{"amd64"},
 	bus: "device", console: "ttyS0", status: "ttyS1", serial: "isa-serial,index=1",
-	keyboard: true, most: 1 << 40, modules: []string{"virtio_mmio", "virtio_rng", "virtio_net", "virtio_blk", "virtio_input"},
+	keyboard: true, cmdline: pc, most: 1 << 40, modules: []string{"virtio_mmio", "virtio_rng", "virtio_net", "virtio_blk", "virtio_input"},
 }
 
 // Arches lists the architectures that there are machines for, by Debian's names.

@@ -28,6 +28,9 @@ func checkKernel(spec machine.Spec) error {
 	}
 	const fixKernel = "give a kernel image for this machine: a bzImage or vmlinux for a PC, an Image for arm64 and riscv64, a zImage for armhf"
 	k, err := kernel.Identify(f, info.Size())
+	if err != nil && arch == "armhf" && flatARM(f) {
+		return nil
+	}
 	if err != nil {
 		return fail("the kernel can't be booted", fixKernel, err)
 	}
@@ -80,6 +83,14 @@ func initramfsSize(spec machine.Spec) (sum int64) {
 		}
 	}
 	return sum
+}
+
+// flatARM says whether a file looks like what kernel.Uncompress makes of a
+// zImage, which has no header: it begins with a branch.
+func flatARM(f *os.File) bool {
+	var word [4]byte
+	_, err := f.ReadAt(word[:], 0)
+	return err == nil && word[3] == 0xea
 }
 
 // bootsELF says whether QEMU starts an ELF kernel as Linux wants it: on x86 by

@@ -45,31 +45,13 @@ type running struct {
 	exit machine.Exit // valid after done
 }
 
-// console is our end of the serial line.
-type console struct {
-	machine.Transcript
-	line *os.File
-}
-
-// Write implements [machine.Console].
-func (c *console) Write(p []byte) (int, error) { return c.line.Write(p) }
-
-// Resize implements [machine.Console]: a serial line carries no size.
-func (c *console) Resize(cols, rows int) error { return machine.ErrNoResize }
-
-// pump moves the guest's output into the transcript until the machine is gone.
-func (c *console) pump() {
-	_, _ = io.Copy(&c.Transcript, c.line)
-	c.Transcript.Close()
-}
-
 // start opens what the machine needs and starts it. On failure everything is
 // closed again.
 func (b Backend) start(ctx context.Context, p *plan) (_ *running, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start machine %s: %w", p.spec.Name, err)
 	}
-	m := &running{spec: p.spec, argv: p.argv, console: &console{}, began: make(chan struct{}), done: make(chan struct{})}
+	m := &running{spec: p.spec, argv: p.argv, console: &console{banner: p.banner()}, began: make(chan struct{}), done: make(chan struct{})}
 	var theirs []*os.File // descriptors 3 and up
 	defer func() {
 		for _, f := range theirs {
@@ -374,6 +356,8 @@ func (m *running) classify(ws syscall.WaitStatus, keeperErr, monitorErr error) m
 		e.Cause = "the process that holds the machine was killed"
 	case reason == "guest-reset" && len(said) == 0 && m.spec.Firmware == machine.FirmwareNone:
 		e.Stage, e.Cause, e.Fix = "kernel", "the kernel crashed before it could say why: it restarted without a word on its console", fixSilence
+	case reason == "" && ws.Exited() && ws.ExitStatus() == 0 && !panicked: // riscv64's power switch, before QEMU 8
+		e.Clean = true
 	case (reason == "guest-shutdown" || reason == "guest-reset") && !panicked:
 		e.Clean, e.Reboot = true, reason == "guest-reset"
 	default:

@@ -29,3 +29,19 @@ func TestConformance(t *testing.T) {
 	b := backend(t, "amd64")
 	machinetest.Run(t, b, machinetest.Debian(t, "amd64", b.Guest("amd64").Modules))
 }
+
+// TestArchitectures boots Debian's kernel of each architecture.
+func TestArchitectures(t *testing.T) {
+	for _, arch := range Arches() {
+		t.Run(arch, func(t *testing.T) {
+			b := backend(t, arch)
+			machinetest.Smoke(t, b, machinetest.Debian(t, arch, b.Guest(arch).Modules))
+		})
+	}
+}
+
+func TestMicroVM(t *testing.T) {
+	b := backend(t, "amd64")
+	b.MicroVM = true
+	machinetest.Smoke(t, b, machinetest.Debian(t, "amd64", b.Guest("amd64").Modules))
+}
