@@ -4,7 +4,7 @@
 //
 //	sys := boottest.NewSystem(t, "trixie", "amd64")
 //	// ... a disk with sys.Kernel and sys.Initrd ...
-//	out := boottest.Run(t, "qemu-system-x86_64", "-serial", "stdio", ...)
+//	said := boottest.Run(t, boottest.Marker, "qemu-system-x86_64", "-serial", "stdio", ...)
 package boottest
 
 import (
@@ -129,9 +129,10 @@ func File(t testing.TB, name string, c tree.Content) string {
 const patience = 8 * time.Minute
 
 // Run starts an emulator whose serial console is its standard output, reads it
-// until it has printed a line with [Marker], and gives that line from the
-// marker on. It fails the test where the emulator ends before.
-func Run(t testing.TB, argv ...string) string {
+// until it has printed a line with the mark, ends the emulator and gives what
+// comes after the mark in the line. It fails the test where the emulator ends
+// before.
+func Run(t testing.TB, mark string, argv ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -150,7 +151,7 @@ func Run(t testing.TB, argv ...string) string {
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() && log.Len() < 16<<20 {
 		log.WriteString(lines.Text() + "\n")
-		if _, found, ok := strings.Cut(lines.Text(), Marker); ok {
+		if _, found, ok := strings.Cut(lines.Text(), mark); ok {
 			cancel()
 			_ = cmd.Wait() // killed, or ending
 			return strings.TrimSpace(found)
@@ -158,6 +159,6 @@ func Run(t testing.TB, argv ...string) string {
 	}
 	cancel()
 	err = cmd.Wait()
-	t.Fatalf("no system came up: %v\n%s\n%s\n%s", err, strings.Join(argv, " "), errors.String(), log.String())
+	t.Fatalf("it did not say %q: %v\n%s\n%s\n%s", mark, err, strings.Join(argv, " "), errors.String(), log.String())
 	return ""
 }

@@ -70,7 +70,7 @@ const (
 )
 
 // decompressor gives lzma_decompress.img, which begins with a far jump to
-// itself.
+// itself, and loads the address of its end, where the compressed data is.
 func (b blobs) decompressor() ([]byte, error) {
 	data, err := b.read("lzma_decompress.img")
 	switch {
@@ -80,8 +80,16 @@ func (b blobs) decompressor() ([]byte, error) {
 		return nil, fmt.Errorf("lzma_decompress.img: %d bytes, not %d to %d", len(data), decompressorMin, decompressorMax)
 	case data[0] != 0xea || data[2] != 0x82 || !allZero(data[compressedSize:reedSolomon+4]):
 		return nil, fmt.Errorf("lzma_decompress.img: no far jump into segment %#x with places for the sizes behind it", blockSegment)
+	case !bytes.Contains(data, loads(0xbe, loadAddr+len(data))):
+		return nil, fmt.Errorf("lzma_decompress.img: %d bytes, which is not the length that its code says", len(data))
 	}
 	return data, nil
+}
+
+// loads is the machine code (opcode 0xb8 and a register's number, and 32 bits)
+// that loads a number.
+func loads(opcode byte, number int) []byte {
+	return binary.LittleEndian.AppendUint32([]byte{opcode}, uint32(number))
 }
 
 // kernelAddr is where the kernel runs.
@@ -129,7 +137,13 @@ func loadKernel(data []byte) ([]byte, error) {
 	case load.Memsz < load.Filesz || load.Memsz > maxKernelEnd-kernelAddr:
 		return nil, fmt.Errorf("it takes %d bytes of memory, more than there are below %#x", load.Memsz, maxKernelEnd)
 	}
-	return data[load.Off:][:load.Filesz], nil
+	loaded := data[load.Off:][:load.Filesz]
+	// It copies so much of itself to kernelAddr, and takes what follows for the
+	// modules.
+	if !bytes.Contains(loaded[:min(64, len(loaded))], loads(0xb9, len(loaded))) {
+		return nil, fmt.Errorf("a segment of %d bytes, which is not the length that its code says", len(loaded))
+	}
+	return loaded, nil
 }
 
 // module gives the file of a module, an ELF relocatable, as it is.

@@ -76,10 +76,16 @@ func disk(t *testing.T, table, fs string, boot *grub.Loader) string {
 	return name
 }
 
-// A plain QEMU with SeaBIOS boots from all file systems of ours, through both
+// run boots a disk in a plain QEMU with SeaBIOS.
+func run(t *testing.T, mark, image string) string {
+	t.Helper()
+	return boottest.Run(t, mark, tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86"), "-m", "512", "-display", "none",
+		"-serial", "stdio", "-monitor", "none", "-net", "none", "-no-reboot", "-drive", "format=raw,file="+image)
+}
+
+// QEMU boots from all file systems of ours, through both
 // partition tables, with GRUB 2.06 and 2.12, and finds the menu in each way.
 func TestBoot(t *testing.T) {
-	qemu := tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
 	uuid := [16]byte{0x0b, 0x5a, 0x0f, 0x1c, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}
 	hexed := hex.EncodeToString(uuid[:])
 	byUUID := grub.Options{UUID: strings.Join([]string{hexed[:8], hexed[8:12], hexed[12:16], hexed[16:20], hexed[20:]}, "-")}
@@ -95,16 +101,27 @@ func TestBoot(t *testing.T) {
 		{"trixie", "gpt", grub.Options{Label: "a root"}, ext4.Options{Type: ext4.Ext4, Label: "a root"}},
 	} {
 		t.Run(fmt.Sprintf("%s/%s/%s", c.suite, c.table, c.fs.Type), func(t *testing.T) {
-			boot, err := grub.New(boottest.Package(t, c.suite, "amd64", grub.Package, grub.Needless[:]...), c.grub)
+			boot, err := grub.New(pkg(t, c.suite), c.grub)
 			must(t, err)
 			t.Logf("core image of %d bytes", boot.Size())
 			image := disk(t, c.table, root(t, boottest.NewSystem(t, c.suite, "amd64"), c.fs), boot)
-			got := boottest.Run(t, qemu, "-m", "512", "-display", "none", "-serial", "stdio", "-monitor", "none", "-net", "none",
-				"-no-reboot", "-drive", "format=raw,file="+image)
+			got := run(t, boottest.Marker, image)
 			want := `x86_64 BOOT_IMAGE="/boot/it\'s a kernel" console=tty0 console=ttyS0 quiet "wolffia.a=two words" wolffia.b=$x;{y}|&<>#* "wolffia.c=more words" panic=-1`
 			if got != want {
 				t.Errorf("it says\n%s, not\n%s", got, want)
 			}
 		})
 	}
+}
+
+// A disk without the menu says on the serial port why it does not boot.
+func TestNothingToBoot(t *testing.T) {
+	boot, err := grub.New(pkg(t, "bookworm"), grub.Options{UUID: "1234-ABCD"})
+	must(t, err)
+	name := t.TempDir() + "/root.img"
+	f, err := os.Create(name)
+	must(t, err)
+	defer f.Close()
+	must(t, ext4.Write(f, tree.New(), ext4.Options{}))
+	run(t, "error: no such device: 1234-ABCD.", disk(t, "dos", name, boot))
 }

@@ -28,6 +28,9 @@
 // the modules, runs [Options.Config] and then the module normal, which runs the
 // menu.
 //
+// GRUB speaks on the screen and on the first serial port, at 115,200 bits a
+// second, and listens to the keyboard and the port.
+//
 // Subset: the platform i386-pc of GRUB 2.06 and later. Deliberately absent:
 // UEFI (see package uki), Reed-Solomon codes, fonts, graphical menus, disks with
 // sectors of more than 512 bytes, core images that lie in pieces, and modules on
@@ -136,10 +139,7 @@ func assemble(b blobs, o Options) (*Loader, error) {
 		}
 		objects = append(objects, object{typeModule, data})
 	}
-	if config != "" {
-		objects = append(objects, object{typeConfig, []byte(config + "\x00")})
-	}
-	objects = append(objects, object{typePrefix, []byte(prefix + "\x00")})
+	objects = append(objects, object{typeConfig, []byte(config + "\x00")}, object{typePrefix, []byte(prefix + "\x00")})
 	decompressor, err := b.decompressor()
 	if err != nil {
 		return nil, err
@@ -151,8 +151,8 @@ func assemble(b blobs, o Options) (*Loader, error) {
 // start gives the prefix, the folder where GRUB looks for its menu, and the
 // commands to run first.
 func (o *Options) start() (prefix, config string, err error) {
-	config = o.Config
-	if config != "" && !strings.HasSuffix(config, "\n") {
+	config = terminals + o.Config
+	if !strings.HasSuffix(config, "\n") {
 		config += "\n"
 	}
 	switch {
@@ -193,6 +193,11 @@ func (o *Options) start() (prefix, config string, err error) {
 }
 
 const maxConfig = 64 << 10
+
+// terminals are the screen with the keyboard, and the first serial port, from
+// the first moment on, so that an error can be seen on either. On a PC without
+// a serial port the commands fail, and the screen stays.
+const terminals = "serial --unit=0 --speed=115200\nterminal_input console serial\nterminal_output console serial\n"
 
 // plain reports whether s is of ASCII letters, digits and the others.
 func plain(s, others string) bool {

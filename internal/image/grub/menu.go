@@ -6,16 +6,13 @@ import (
 	"strings"
 )
 
-// Menu is what GRUB offers, or starts at once. It is shown on the screen and on
-// the first serial port, and listens to both.
+// Menu is what GRUB offers, or starts at once.
 type Menu struct {
 	// Entries are what can be started; the first is it unless one is chosen.
 	Entries []Entry
 	// Timeout is for how many seconds the menu waits for a choice; with 0 it is
 	// not shown.
 	Timeout int
-	// Speed is that of the serial port in bits a second; 0 means 115200.
-	Speed int
 }
 
 // Entry starts a kernel.
@@ -35,15 +32,10 @@ func (m Menu) Text() (string, error) {
 	if len(m.Entries) == 0 {
 		return "", errors.New("write GRUB's menu: no entries")
 	}
-	if m.Timeout < 0 || m.Speed < 0 {
-		return "", errors.New("write GRUB's menu: a negative timeout or speed")
-	}
-	if m.Speed == 0 {
-		m.Speed = 115200
+	if m.Timeout < 0 {
+		return "", fmt.Errorf("write GRUB's menu: a timeout of %d seconds", m.Timeout)
 	}
 	var b strings.Builder
-	// A PC without a serial port keeps the screen alone, without complaint.
-	fmt.Fprintf(&b, "if serial --unit=0 --speed=%d; then\n\tterminal_input console serial\n\tterminal_output console serial\nfi\n", m.Speed)
 	fmt.Fprintf(&b, "set default=0\nset timeout=%d\n", m.Timeout)
 	for _, e := range m.Entries {
 		if err := e.write(&b); err != nil {

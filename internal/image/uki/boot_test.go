@@ -109,7 +109,7 @@ func TestBoot(t *testing.T) {
 				argv = append(argv, "-drive", "if=pflash,format=raw,readonly=on,file="+file(t, firmware, m.code),
 					"-drive", "if=pflash,format=raw,file="+file(t, firmware, m.vars))
 			}
-			if got := boottest.Run(t, argv...); got != m.answer+" "+cmdline {
+			if got := boottest.Run(t, boottest.Marker, argv...); got != m.answer+" "+cmdline {
 				t.Errorf("it says %q", got)
 			}
 		})
