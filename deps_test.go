@@ -22,7 +22,7 @@ var layers = []string{
 	"store",
 	"image/compress image/mbr",
 	"image/cpio image/tarball image/ext4 image/gpt image/fat image/uki image/grub image/qcow2",
-	"image/oci",
+	"image/oci image/disk",
 	"debian/control",
 	"debian/resolve debian/deb",
 	"debian",
