@@ -44,13 +44,11 @@ const (
 // Socketpair makes a port and the other end of its cable, for a child process
 // to inherit. The caller closes guest once the child has it.
 func Socketpair(kind Kind) (port *FD, guest *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, int(kind)|unix.SOCK_CLOEXEC, 0)
+	near, guest, err := cable(int(kind))
 	if err != nil {
-		return nil, nil, fmt.Errorf("make socket pair: %w", err)
+		return nil, nil, err
 	}
-	growBuffers(fds[1])
-	guest = os.NewFile(uintptr(fds[1]), "guest's network card")
-	port, err = NewFD(os.NewFile(uintptr(fds[0]), "network port"))
+	port, err = NewFD(near)
 	if err != nil {
 		guest.Close()
 		return nil, nil, err
@@ -58,10 +56,24 @@ func Socketpair(kind Kind) (port *FD, guest *os.File, err error) {
 	return port, guest, nil
 }
 
+// cable makes a pair of unix sockets.
+func cable(kind int) (near, guest *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make socket pair: %w", err)
+	}
+	growBuffers(fds[1])
+	return os.NewFile(uintptr(fds[0]), "network port"), os.NewFile(uintptr(fds[1]), "guest's network card"), nil
+}
+
 // NewFD makes a port of a SOCK_DGRAM or SOCK_SEQPACKET unix socket, and owns
 // the file from then on, also when it returns an error.
 func NewFD(file *os.File) (*FD, error) {
 	fd, kind, err := takeFD(file)
+	if err == nil && kind != unix.SOCK_DGRAM && kind != unix.SOCK_SEQPACKET {
+		unix.Close(fd)
+		err = fmt.Errorf("its socket type %d keeps no frame boundaries; SOCK_DGRAM or SOCK_SEQPACKET is needed", kind)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make a port of %s: %w", file.Name(), err)
 	}
@@ -76,8 +88,8 @@ func NewFD(file *os.File) (*FD, error) {
 	return f, nil
 }
 
-// takeFD gives a non-blocking duplicate of the file's descriptor and closes the
-// file.
+// takeFD gives a non-blocking duplicate of the file's descriptor and the type
+// of its socket, and closes the file.
 func takeFD(file *os.File) (fd, kind int, err error) {
 	defer file.Close()
 	raw, err := file.SyscallConn()
@@ -86,10 +98,6 @@ func takeFD(file *os.File) (fd, kind int, err error) {
 	}
 	cerr := raw.Control(func(old uintptr) {
 		if kind, err = unix.GetsockoptInt(int(old), unix.SOL_SOCKET, unix.SO_TYPE); err != nil {
-			return
-		}
-		if kind != unix.SOCK_DGRAM && kind != unix.SOCK_SEQPACKET {
-			err = fmt.Errorf("its socket type %d keeps no frame boundaries; SOCK_DGRAM or SOCK_SEQPACKET is needed", kind)
 			return
 		}
 		if fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3); err != nil {

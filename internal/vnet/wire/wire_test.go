@@ -37,6 +37,71 @@ func TestFD(t *testing.T) {
 	}
 }
 
+func TestStream(t *testing.T) {
+	porttest.Run(t, func(t *testing.T) (a, b vnet.Port) {
+		port, guest, err := wire.StreamPair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := wire.NewStream(guest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return port, other
+	})
+}
+
+// TestStreamFraming writes the stream by hand, as QEMU may: in pieces, with
+// lengths that no frame has, and without its end.
+func TestStreamFraming(t *testing.T) {
+	frame := append([]byte{0, 0, 0, 20}, porttest.Frame(1, 20)...)
+	for name, c := range map[string]struct {
+		write  []byte
+		frames int
+	}{
+		"pieces":   {append(append([]byte{}, frame...), frame...), 2},
+		"cut":      {append(append([]byte{}, frame...), frame[:9]...), 1},
+		"too long": {append(append([]byte{}, frame...), 0xff, 0xff, 0xff, 0xff, 1, 2, 3), 1},
+		"empty":    {append(append([]byte{}, frame...), 0, 0, 0, 0), 1},
+		"none":     {nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			port, guest, err := wire.StreamPair()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer port.Close()
+			go func() {
+				defer guest.Close()
+				for i := range c.write {
+					guest.Write(c.write[i : i+1])
+				}
+			}()
+			got := 0
+			for {
+				n, err := port.ReadFrames(vnet.NewBatch(4, 2000))
+				got += n
+				if err != nil {
+					if !errors.Is(err, net.ErrClosed) {
+						t.Error(err)
+					}
+					break
+				}
+			}
+			if got != c.frames {
+				t.Errorf("%d frames, want %d", got, c.frames)
+			}
+		})
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := wire.NewStream(null); err == nil {
+		t.Error("a file was taken for a socket")
+	}
+}
+
 func TestFDEndsWithItsPeer(t *testing.T) {
 	port, guest, err := wire.Socketpair(wire.Seqpacket)
 	if err != nil {
