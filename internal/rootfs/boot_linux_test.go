@@ -204,7 +204,7 @@ nsenter -t $p -n ip link set lo up
 export HOME=/tmp
 sleep 1
 nsenter -t $p -n dbclient -y -y -i /etc/test.key root@169.254.77.2 \
-	'echo "CHECK ssh $(id -un) $(cd /sys/class/net; echo *) $(grep -c : /proc/net/dev) fds $(ls /proc/self/fd | tr "\n" " ")"; exit 7'
+	'echo "CHECK ssh $(id -un) $(cd /sys/class/net; echo *) $(grep -c : /proc/net/dev) fds $(ls /proc/self/fd | tr "\n" " ")"; grep SigIgn /proc/self/status; exit 7'
 echo "CHECK status $?"
 `)},
 		Users:    []User{{Name: "bob", Password: "secret", Groups: []string{"dialout"}}},
@@ -213,7 +213,7 @@ echo "CHECK status $?"
 	g := boot(t, image, identity(t), []step{{"# ", "echo CHECK shell $USER $HOME $(tty)\nid bob\nexit\n"}})
 	t.Log(g)
 	g.saw(t, "CHECK host alice 1", "CHECK pub "+authorized(t, testKey(2)), "CHECK mounts / /dev /proc /sys /dev/pts", "CHECK keys drwx------ -rw-------",
-		"CHECK ssh root lo 1 fds 0 1 2 3", "CHECK status 7", "CHECK shell root /root /dev/tty0",
+		"CHECK ssh root lo 1 fds 0 1 2 3", "SigIgn:\t0000000000000000", "CHECK status 7", "CHECK shell root /root /dev/tty0",
 		"uid=1000(bob) gid=1000(bob) groups=1000(bob),20(dialout)")
 	for _, want := range []string{"stage mounts", "access", "stage network", "stage services", "ready"} {
 		if !slices.Contains(g.status, want) {
