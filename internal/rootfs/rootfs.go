@@ -10,11 +10,29 @@
 // [HostLibraries]) are read from their ELF headers.
 //
 // The result has a readable /init, a shell script for busybox (see
-// files/init). It takes everything that belongs to one machine rather than to
-// the image from a second tree, [Identity], which is appended to the initramfs
-// when a machine starts; so no secret is ever in an image, and many machines
-// share one. Further files in files/ are the DHCP client's script, the control
-// link's and the quick power off.
+// files/init), and boots in three ways:
+//
+//   - as an initramfs, of a machine of wolffia's. What belongs to one machine
+//     rather than to the image comes from a second tree, [Identity], which is
+//     appended when the machine starts; so no secret is ever in an image, and
+//     many machines share one.
+//   - as a disk of such a machine. The initramfs is a small one then, [Initrd],
+//     with the identity appended; it mounts the disk, leaves the identity in
+//     memory under /run/wolffia, and goes over to the disk's /init.
+//   - as a disk by itself, in any computer, with [Initrd] or with a kernel that
+//     needs none: busybox's init runs /init first, by /etc/inittab. There are
+//     login prompts on the kernel's consoles and on the screen's terminals
+//     (files/terminal), mdev and the modules of all devices there are
+//     (files/disk), and leases on all cards unless /etc/network/interfaces
+//     says otherwise.
+//
+// Random numbers: a machine of wolffia's has a device for them or a seed. A
+// disk by itself waits for none, either: what its processor (RDRAND, RNDR), its
+// firmware (EFI, the device tree) or virtio-rng give counts from the first
+// moment, and without any of these Linux makes its own within a second.
+//
+// Further files in files/ are the DHCP client's script, the control link's,
+// the quick power off, and an init that is a single script ([InitScript]).
 //
 //	image, report, err := rootfs.Build(rootfs.Recipe{
 //		Arch: "amd64", Release: "trixie", Time: released,
@@ -25,8 +43,9 @@
 // The same recipe, base and host files give the same tree: there is no clock
 // and no random number in it.
 //
-// Deliberately absent: boot loaders and root disks (see image/disk), systemd
-// and other inits, ld.so.cache, alternatives.
+// Deliberately absent: boot loaders and partitions (see image/disk), checks of
+// file systems (ext3 and ext4 heal by their journals), systemd and other inits,
+// stopping services one by one, alternatives.
 package rootfs
 
 import (

@@ -242,3 +242,29 @@ func TestHostProgram(t *testing.T) {
 		t.Errorf("missing in the image: %v", missing)
 	}
 }
+
+// TestSystem checks what a system on a disk starts from, for PCs and others.
+func TestSystem(t *testing.T) {
+	for arch, terminals := range map[string]int{"amd64": 6, "arm64": 2} {
+		got, _, err := Build(Recipe{Arch: arch, Time: released, Root: "LABEL=pond"}, small(t))
+		must(t, err)
+		tab := text(t, got, "/etc/inittab")
+		if n := strings.Count(tab, "::respawn:/usr/lib/wolffia/terminal "); n != terminals || !strings.Contains(tab, "\n::sysinit:/init\n") {
+			t.Errorf("%s has\n%s", arch, tab)
+		}
+		if fs := text(t, got, "/etc/fstab"); !strings.Contains(fs, "\nLABEL=pond\t/\t") {
+			t.Errorf("fstab holds\n%s", fs)
+		}
+		if got.Get("/etc/network") != nil || got.Get("/usr/lib/wolffia/single") != nil {
+			t.Error("what was not asked for is there")
+		}
+	}
+	got, _, err := Build(Recipe{Time: released, Init: InitScript}, small(t))
+	must(t, err)
+	if n := got.Get("/usr/sbin/init"); n == nil || n.Target != "../lib/wolffia/single" {
+		t.Errorf("/sbin/init is %+v", n)
+	}
+	if _, _, err := Build(Recipe{Init: "systemd"}, small(t)); err == nil || err.Error() != `init "systemd" is neither busybox nor script` {
+		t.Error(err)
+	}
+}
