@@ -16,8 +16,8 @@ import (
 const pcKernel = "linux-image-cloud-amd64"
 
 // netQEMU compares emulated PCs without KVM: the same kernel and programs on
-// QEMU's own user network, and on wolffia's switch and router by a datagram
-// socket (-netdev dgram).
+// QEMU's own user network, and on wolffia's switch and router by a stream
+// socket (-netdev stream).
 func netQEMU(ctx context.Context, b *bench) (*result, error) {
 	port, stop, err := b.iperfServer(ctx)
 	if err != nil {
@@ -29,7 +29,7 @@ func netQEMU(ctx context.Context, b *bench) (*result, error) {
 		return nil, err
 	}
 	ours := func(ctx context.Context) ([]float64, error) {
-		near, guest, err := wire.Socketpair(wire.Datagram)
+		near, guest, err := wire.StreamPair()
 		if err != nil {
 			return nil, err
 		}
@@ -39,7 +39,7 @@ func netQEMU(ctx context.Context, b *bench) (*result, error) {
 			return nil, err
 		}
 		defer stop()
-		return b.qemu(ctx, pc, port, []*os.File{guest}, "dgram,id=n0,local.type=fd,local.str=4")
+		return b.qemu(ctx, pc, port, []*os.File{guest}, "stream,id=n0,addr.type=fd,addr.str=4")
 	}
 	theirs := func(ctx context.Context) ([]float64, error) {
 		return b.qemu(ctx, pc, port, nil, "user,id=n0")
