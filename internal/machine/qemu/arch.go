@@ -16,6 +16,7 @@ type board struct {
 	cpu     string   // -cpu under TCG
 	hosts   []string // of the host's architectures (GOARCH), those whose KVM runs this one
 	bus     string   // what a virtio device's name ends with: "pci", "device" (virtio-mmio)
+	global  string   // -global
 	console string   // the kernel's name of the first serial line
 	status  string   // and of the second
 	serial  string   // the device that is the second serial line
@@ -103,6 +104,7 @@ var virtio = []string{"virtio_pci", "virtio_rng", "virtio_net", "virtio_blk"}
 var microvm = board{
 	program: "qemu-system-x86_64", pkg: "qemu-system-x86", machine: "microvm", cpu: "max", hosts: []string{"amd64"},
 	bus: "device", console: "ttyS0", status: "ttyS1", serial: "isa-serial,index=1",
+	global:   "virtio-mmio.force-legacy=off", // the keyboard has no legacy form
 	keyboard: true, cmdline: pc, most: 1 << 40, modules: []string{"virtio_mmio", "virtio_rng", "virtio_net", "virtio_blk", "virtio_input"},
 }
 

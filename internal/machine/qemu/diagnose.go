@@ -32,6 +32,6 @@ func symptoms() []machine.Symptom {
 		{Text: "Image is not in qcow2 format", Stage: start, Cause: "a disk is no qcow2 image", Fix: "say format raw, or convert it"},
 		{Text: "is not a valid machine type", Stage: start, Cause: "this QEMU does not know the machine", Fix: fixQEMU},
 		{Text: "unsupported machine type", Stage: start, Cause: "this QEMU does not know the machine", Fix: fixQEMU},
-		{Text: "Invalid parameter 'dgram'", Stage: start, Cause: "this QEMU is older than 7.2", Fix: fixQEMU},
+		{Text: "Invalid parameter 'stream'", Stage: start, Cause: "this QEMU is older than 7.2", Fix: fixQEMU},
 	}
 }

@@ -29,7 +29,7 @@ type Program struct {
 	NoSandbox    bool // it was built without seccomp
 }
 
-// The oldest version that works: the first with -netdev dgram.
+// The oldest version that works: the first with -netdev stream.
 const (
 	minMajor = 7
 	minMinor = 2

@@ -125,7 +125,7 @@ func (m *running) open(p *plan) (theirs []*os.File, err error) {
 		return theirs, err
 	}
 	for range p.spec.NICs {
-		port, guest, err := wire.Socketpair(wire.Datagram)
+		port, guest, err := wire.StreamPair()
 		if err != nil {
 			return theirs, err
 		}

@@ -16,7 +16,7 @@
 // this process whatever happens, in QEMU's own seccomp sandbox. All that it
 // talks over are sockets that it inherits: the monitor (QMP), the console, the
 // status line, and for each NIC a SOCK_DGRAM pair whose datagrams are frames
-// (-netdev dgram); QEMU's user network is never used. Scratch copies of disks
+// (-netdev stream); QEMU's user network is never used. Scratch copies of disks
 // are files in Spec.Dir, which QEMU unlinks as soon as it has them open.
 //
 // Kernels boot quietly (loglevel=4: errors are shown on the console) and
@@ -179,7 +179,7 @@ func (p *plan) arguments(b Backend) {
 	p.add("-chardev", socket("status", status), "-device", p.board.serial+",chardev=status")
 	p.devices()
 	for i, n := range s.NICs {
-		p.add("-netdev", fmt.Sprintf("dgram,id=%s,local.type=fd,local.str=%d", netID(i), p.fd(fmt.Sprintf("network interface %d: a SOCK_DGRAM socket", i))))
+		p.add("-netdev", fmt.Sprintf("stream,id=%s,addr.type=fd,addr.str=%d", netID(i), p.fd(fmt.Sprintf("network interface %d: a stream socket", i))))
 		p.add("-device", p.nic(i, n))
 	}
 	if s.Firmware != machine.FirmwareNone {
@@ -213,6 +213,9 @@ func (p *plan) system(b Backend) {
 		p.add("-blockdev", "driver=file,node-name=vars,filename="+escape(filepath.Join(p.spec.Dir, varsFile)))
 	}
 	p.add("-machine", kind, "-cpu", cpu, "-m", fmt.Sprintf("%dK", p.spec.Memory>>10), "-nodefaults", "-no-user-config")
+	if p.board.global != "" {
+		p.add("-global", p.board.global)
+	}
 	if p.spec.Firmware == machine.FirmwareBIOS {
 		p.add("-bios", p.board.bios)
 	}
@@ -226,7 +229,11 @@ func (p *plan) devices() {
 	}
 	for i, d := range p.spec.Disks {
 		p.add("-drive", drive(i, d))
-		p.add("-device", fmt.Sprintf("virtio-blk-%s,drive=%s,bootindex=%d", p.board.bus, diskID(i), i+1))
+		device := fmt.Sprintf("virtio-blk-%s,drive=%s", p.board.bus, diskID(i))
+		if p.spec.Firmware != machine.FirmwareNone { // otherwise it would come before the kernel, on some machines
+			device += fmt.Sprintf(",bootindex=%d", i)
+		}
+		p.add("-device", device)
 	}
 }
 
