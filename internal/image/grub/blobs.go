@@ -18,8 +18,9 @@ type blobs struct{ pkg *tree.Tree }
 
 // Limits on the package's files and what they list.
 const (
-	maxBlob    = 1 << 20
-	maxModules = 2000
+	maxBlob        = 1 << 20 // bytes of a file
+	maxModules     = 2000
+	maxModuleBytes = 8 << 20 // of all that go into a core image, which holds half a MiB of them compressed
 )
 
 func (b blobs) read(name string) ([]byte, error) {
@@ -79,7 +80,7 @@ func (b blobs) decompressor() ([]byte, error) {
 	case len(data) < decompressorMin || len(data) > decompressorMax:
 		return nil, fmt.Errorf("lzma_decompress.img: %d bytes, not %d to %d", len(data), decompressorMin, decompressorMax)
 	case data[0] != 0xea || data[2] != 0x82 || !allZero(data[compressedSize:reedSolomon+4]):
-		return nil, fmt.Errorf("lzma_decompress.img: no far jump into segment %#x with places for the sizes behind it", blockSegment)
+		return nil, errors.New("lzma_decompress.img: no far jump to itself with places for the sizes behind it")
 	case !bytes.Contains(data, loads(0xbe, loadAddr+len(data))):
 		return nil, fmt.Errorf("lzma_decompress.img: %d bytes, which is not the length that its code says", len(data))
 	}

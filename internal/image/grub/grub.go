@@ -132,10 +132,14 @@ func assemble(b blobs, o Options) (*Loader, error) {
 		return nil, err
 	}
 	objects := make([]object, 0, len(names)+2)
+	total := 0
 	for _, name := range names {
 		data, err := b.module(name)
 		if err != nil {
 			return nil, err
+		}
+		if total += len(data); total > maxModuleBytes {
+			return nil, fmt.Errorf("the modules are more than %d MiB; use fewer", maxModuleBytes>>20)
 		}
 		objects = append(objects, object{typeModule, data})
 	}

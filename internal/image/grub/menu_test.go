@@ -1,6 +1,7 @@
 package grub_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -52,4 +53,21 @@ func TestMenuRefused(t *testing.T) {
 			t.Errorf("error %v, not %q", err, c.want)
 		}
 	}
+}
+
+func ExampleMenu_Text() {
+	text, err := grub.Menu{Entries: []grub.Entry{{
+		Title: "Debian 13", Kernel: "/boot/vmlinuz", Initrd: []string{"/boot/initrd"}, Cmdline: "root=PARTLABEL=root quiet",
+	}}}.Text()
+	if err != nil {
+		fmt.Println(err)
+	}
+	fmt.Print(text)
+	// Output:
+	// set default=0
+	// set timeout=0
+	// menuentry 'Debian 13' {
+	// 	linux /boot/vmlinuz root=PARTLABEL=root quiet
+	// 	initrd /boot/initrd
+	// }
 }

@@ -16,7 +16,7 @@ type Target struct {
 }
 
 // architectures that have both UEFI and a stub in Debian. The names are those
-// of the UEFI specification; riscv64's stub is in Debian from trixie on.
+// of the UEFI specification.
 var architectures = []struct {
 	arch, efi string
 	machine   uint16
@@ -28,7 +28,9 @@ var architectures = []struct {
 	{"riscv64", "riscv64", 0x5064},
 }
 
-// For gives the target of a Debian architecture.
+// For gives the target of a Debian architecture: amd64, arm64, armhf, i386 or
+// riscv64. The last is in Debian from trixie on; bookworm's stub for armhf
+// (systemd 252) has no room for more sections, so armhf too needs trixie's.
 func For(arch string) (Target, error) {
 	var known []string
 	for _, a := range architectures {

@@ -180,7 +180,7 @@ func (h *header) join(stub []byte, parts []part) (*joined, error) {
 	}
 	end := h.tableOff + headerSize*(len(h.sections)+len(parts))
 	if room := min(h.room(), int64(len(stub))); int64(end) > room {
-		return nil, fmt.Errorf("stub: no room for %d more section headers before byte %d", len(parts), room)
+		return nil, fmt.Errorf("stub: no room for %d more section headers before byte %d; that of a newer systemd has it", len(parts), room)
 	}
 	out := &joined{}
 	out.add(tree.Bytes("")) // the stub's place, until its headers are right
