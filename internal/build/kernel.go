@@ -92,7 +92,7 @@ func (b *Builder) umlOf(ctx context.Context, lock *debian.Lock, modules []string
 	k := &Kernel{Path: uml.Path, Release: uml.Release}
 	unpack := b.unpackOnce(lock)
 	k.release, k.source = []func(){unpack.close}, unpack.get
-	if err := b.addModules(ctx, k, lock, modules, unpack); err != nil {
+	if err := b.addModules(ctx, k, lock, KernelRequest{Modules: modules}, unpack); err != nil {
 		k.Close()
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"wolffia/internal/debian"
 	"wolffia/internal/event"
@@ -28,6 +29,9 @@ type KernelRequest struct {
 	Arch    string   // Debian's name of the machine's architecture
 	Flavour string   // "cloud", "generic", one of Debian's own names, or "" for the smallest that has all modules
 	Modules []string // to be loaded at boot, by name or alias; what they need comes with them
+	// Optional modules are loaded too, by name, where the kernel has them as
+	// modules.
+	Optional []string
 }
 
 // linuxLayout says how a kernel lies in the store; it changes with what
@@ -88,7 +92,7 @@ func (b *Builder) linuxFrom(ctx context.Context, s kernel.LinuxSource, req Kerne
 		return nil, fmt.Errorf("get %s: %w", s, err)
 	}
 	k.release, k.source = append(k.release, unpack.close), unpack.get
-	if err := b.addModules(ctx, k, lock, req.Modules, unpack); err != nil {
+	if err := b.addModules(ctx, k, lock, req, unpack); err != nil {
 		k.Close()
 		return nil, err
 	}
@@ -284,15 +288,15 @@ func copyNode(name string, n *tree.Node) error {
 }
 
 // addModules makes the archive of modules, or finds it in the store.
-func (b *Builder) addModules(ctx context.Context, k *Kernel, lock *debian.Lock, names []string, unpack *unpacking) error {
-	if len(names) == 0 {
+func (b *Builder) addModules(ctx context.Context, k *Kernel, lock *debian.Lock, req KernelRequest, unpack *unpacking) error {
+	if len(req.Modules)+len(req.Optional) == 0 {
 		return nil
 	}
 	id, err := self()
 	if err != nil {
 		return err
 	}
-	key, err := json.Marshal([]any{id, lock.Digest(), names})
+	key, err := json.Marshal([]any{id, lock.Digest(), req.Modules, req.Optional})
 	if err != nil {
 		return fmt.Errorf("name the modules: %w", err)
 	}
@@ -301,19 +305,23 @@ func (b *Builder) addModules(ctx context.Context, k *Kernel, lock *debian.Lock, 
 		if err != nil {
 			return err
 		}
-		mods, err := k.Closure(names)
+		mods, err := k.Closure(req.Modules, req.Optional...)
 		if err != nil {
 			return err
 		}
-		t, err := kernel.ModuleTree(k.Release, mods)
-		if err != nil {
-			return err
-		}
-		return cpio.Write(f, t, cpio.Options{Time: lock.Date})
+		return writeModules(f, k.Release, mods, lock.Date)
 	})
 	if err != nil {
 		return err
 	}
 	k.Modules, k.release = art.Path, append(k.release, art.Release)
 	return nil
+}
+
+func writeModules(f *os.File, release string, mods []kernel.Module, date time.Time) error {
+	t, err := kernel.ModuleTree(release, mods)
+	if err != nil {
+		return err
+	}
+	return cpio.Write(f, t, cpio.Options{Time: date})
 }

@@ -46,9 +46,10 @@ type Kernel struct {
 	Modules *tree.Tree // what /lib/modules/RELEASE holds; never nil
 	Image   *tree.Node // the kernel that a boot loader starts (vmlinuz), or nil
 
-	index *moduleIndex
-	all   *ModuleIndex
-	keep  func(scan func() (*ModuleIndex, error)) (*ModuleIndex, error)
+	rebuilt bool // the modules may be of another build than the kernel
+	index   *moduleIndex
+	all     *ModuleIndex
+	keep    func(scan func() (*ModuleIndex, error)) (*ModuleIndex, error)
 }
 
 // moduleRoots are the folders of packages below which modules lie, by release.

@@ -189,8 +189,9 @@ func parseSoftdep(words []string) (s softdep) {
 // Closure gives the modules called names (or by an alias such as net-pf-10)
 // and all that they need, in an order in which each can be loaded. What is
 // built into the kernel is left out. Soft dependencies that the kernel lacks
-// are passed over; any other unknown name is an *[UnknownModuleError].
-func (k *Kernel) Closure(names []string) ([]Module, error) {
+// are passed over, as are names of optional that it has no module for; any
+// other unknown name is an *[UnknownModuleError].
+func (k *Kernel) Closure(names []string, optional ...string) ([]Module, error) {
 	x, err := k.modules()
 	if err != nil {
 		return nil, err
@@ -198,6 +199,14 @@ func (k *Kernel) Closure(names []string) ([]Module, error) {
 	c := closure{k: k, x: x, state: map[string]int{}}
 	for _, name := range sortedUnique(names) {
 		if err := c.add(name, false); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range sortedUnique(optional) {
+		if x.paths[canonical(name)] == "" {
+			continue
+		}
+		if err := c.add(name, true); err != nil {
 			return nil, err
 		}
 	}
@@ -312,6 +321,9 @@ func (k *Kernel) load(name, file string) (Module, softdep, error) {
 	info, err := modinfo(data)
 	if err != nil {
 		return fail(err)
+	}
+	if magic := strings.Fields(strings.Join(info["vermagic"], " ")); k.rebuilt && len(magic) > 0 && magic[0] != k.Release {
+		return Module{}, softdep{}, &StaleModuleError{Module: strings.TrimPrefix(file, "/kernel/"), Built: magic[0], Want: k.Release}
 	}
 	m := Module{Name: name, Path: strings.TrimPrefix(unpackedName(file), "/"), Depends: depends(info), Data: stripDebug(data)}
 	var soft softdep
