@@ -70,6 +70,28 @@ func TestBoot(t *testing.T) {
 	}
 }
 
+// TestBootArm64 has AAVMF boot a disk for another architecture.
+func TestBootArm64(t *testing.T) {
+	qemu := tooltest.Require(t, "qemu-system-aarch64", "qemu-system-arm")
+	o := system(t, boottest.NewSystem(t, "bookworm", "arm64"))
+	o.Arch, o.Stub, o.Cmdline = "arm64", stub(t, "arm64"), "quiet console=ttyAMA0 panic=-1 root=LABEL=root"
+	f := create(t, func(w io.WriterAt) error { return disk.System(w, o) })
+	root, err := open(t, f).Part(0)
+	must(t, err)
+	if root.Type != "root-arm64" || root.Number != 2 {
+		t.Errorf("the root is %+v", root)
+	}
+	firmware := boottest.Package(t, "bookworm", "arm64", "qemu-efi-aarch64")
+	got := boottest.Run(t, boottest.Marker, qemu, "-M", "virt", "-cpu", "cortex-a57", "-m", "1024", "-display", "none", "-serial", "stdio",
+		"-monitor", "none", "-net", "none", "-no-reboot",
+		"-drive", "if=pflash,format=raw,readonly=on,file="+file(t, firmware, "/usr/share/AAVMF/AAVMF_CODE.fd"),
+		"-drive", "if=pflash,format=raw,file="+file(t, firmware, "/usr/share/AAVMF/AAVMF_VARS.fd"),
+		"-drive", "if=none,id=d,format=raw,file="+f.Name(), "-device", "virtio-blk-pci,drive=d")
+	if got != "aarch64 "+o.Cmdline {
+		t.Errorf("it says %q", got)
+	}
+}
+
 func file(t *testing.T, pkg *tree.Tree, name string) string {
 	t.Helper()
 	b, err := pkg.ReadFile(name, 128<<20)

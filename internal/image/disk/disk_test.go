@@ -303,3 +303,90 @@ func TestDamage(t *testing.T) {
 		t.Errorf("it passes for %s, %v", got, err)
 	}
 }
+
+// FuzzOpen damages small disks: edits are rows of an offset of three bytes, a
+// length of one, and as many bytes.
+func FuzzOpen(f *testing.F) {
+	small := func(table disk.Table) []byte {
+		l := disk.Layout{Table: table, Partitions: []disk.Partition{
+			{Type: "esp", Size: 1 << 20, Write: func(w io.WriterAt) error { return fat.Write(w, files(f), fat.Options{Size: 1 << 20}) }},
+			{Type: "linux", Size: 1 << 20, Write: func(w io.WriterAt) error {
+				return ext4.Write(w, files(f), ext4.Options{Size: 1 << 20, NoJournal: true, BlockSize: 1024})
+			}},
+		}}
+		b, err := os.ReadFile(create(f, func(w io.WriterAt) error { return disk.Write(w, l) }).Name())
+		must(f, err)
+		return b
+	}
+	images := [][]byte{small(disk.GPT), small(disk.MBR), {}}
+	f.Fuzz(func(t *testing.T, which uint8, edits []byte) {
+		b := bytes.Clone(images[int(which)%len(images)])
+		if len(b) == 0 {
+			b, edits = edits, nil
+		}
+		for len(edits) > 4 {
+			off := (int(edits[0]) | int(edits[1])<<8 | int(edits[2])<<16) % len(b)
+			n := min(int(edits[3]), len(edits)-4)
+			copy(b[off:], edits[4:4+n])
+			edits = edits[4+n:]
+		}
+		i, err := disk.Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			return
+		}
+		_, _ = i.Part(0)
+		for k := range i.Parts {
+			if p := &i.Parts[k]; p.Offset < 0 || p.Size < 0 || p.Offset+p.Size > int64(len(b)) {
+				t.Errorf("partition %+v is out of range", p)
+			}
+			if fs, err := i.Parts[k].FileSystem(); err == nil {
+				_, _ = fs.Tree(tree.Limits{Entries: 1000, Metadata: 1 << 20})
+			}
+		}
+	})
+}
+
+func Example() {
+	root := tree.New()
+	_ = root.Put("/motd", tree.File(0o644, tree.Bytes("hello")))
+	f, err := os.CreateTemp("", "disk-*.img")
+	if err != nil {
+		panic(err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	err = disk.Write(f, disk.Layout{Size: 16 << 20, Partitions: []disk.Partition{
+		{Type: "swap", Name: "swap", Size: 4 << 20},
+		{Type: "root-arm64", Name: "root", Write: func(w io.WriterAt) error {
+			return ext4.Write(w, root, ext4.Options{Size: 10 << 20, NoJournal: true})
+		}},
+	}})
+	if err != nil {
+		panic(err)
+	}
+
+	image, err := disk.Open(f, 16<<20)
+	if err != nil {
+		panic(err)
+	}
+	for _, p := range image.Parts {
+		fmt.Println(p.Number, p.Type, p.Size>>20, "MiB", p.Format)
+	}
+	part, err := image.Part(0)
+	if err != nil {
+		panic(err)
+	}
+	fs, err := part.FileSystem()
+	if err != nil {
+		panic(err)
+	}
+	files, err := fs.Tree(tree.Limits{})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(fs.Type, files.Root().Names())
+	// Output:
+	// 1 swap 4 MiB empty
+	// 2 root-arm64 10 MiB ext
+	// ext4 [motd]
+}

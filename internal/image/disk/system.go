@@ -332,6 +332,9 @@ func (s *system) fillRoot() error {
 		return err
 	}
 	s.FS.Size, s.FS.Free = p.Partitions[s.root-1].Size, 0
+	if _, err := ext4.Size(s.Root, s.FS); err != nil { // a larger one may need a larger journal
+		return fmt.Errorf("root file system: %w", err)
+	}
 	root.Write = func(w io.WriterAt) error { return ext4.Write(w, s.Root, s.FS) }
 	return nil
 }
