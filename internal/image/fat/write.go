@@ -149,16 +149,33 @@ func (w *writer) copy(src io.Reader, off, size int64) error {
 			}
 			return err
 		}
-		for from := int64(0); from < n; from += holeSize {
-			if p := b[from:min(from+holeSize, n)]; len(bytes.TrimLeft(p, "\x00")) > 0 {
-				if err := w.at(p, off+from); err != nil {
-					return err
-				}
-			}
+		if err := w.pieces(b[:n], off); err != nil {
+			return err
 		}
 		off, size = off+n, size-n
 	}
 	return nil
+}
+
+// pieces writes what is not zeros, in as few pieces as can be.
+func (w *writer) pieces(b []byte, off int64) error {
+	from := 0
+	for at := 0; at < len(b); at += holeSize {
+		end := min(at+holeSize, len(b))
+		zeros := len(bytes.TrimLeft(b[at:end], "\x00")) == 0
+		if zeros && from < at {
+			if err := w.at(b[from:at], off+int64(from)); err != nil {
+				return err
+			}
+		}
+		if zeros {
+			from = end
+		}
+	}
+	if from == len(b) {
+		return nil
+	}
+	return w.at(b[from:], off+int64(from))
 }
 
 // holeSize is the block of the host's file systems, which have no smaller holes.
