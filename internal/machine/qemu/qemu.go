@@ -15,7 +15,7 @@
 // Each machine is one process under package machine/keeper, which ends with
 // this process whatever happens, in QEMU's own seccomp sandbox. All that it
 // talks over are sockets that it inherits: the monitor (QMP), the console, the
-// status line, and for each NIC a SOCK_DGRAM pair whose datagrams are frames
+// status line, and for each NIC one that carries its frames
 // (-netdev stream); QEMU's user network is never used. Scratch copies of disks
 // are files in Spec.Dir, which QEMU unlinks as soon as it has them open.
 //
