@@ -149,6 +149,10 @@ func (b *builder) boot() error {
 			return err
 		}
 	}
+	// Where busybox's acpid looks what the power button does.
+	if err := b.write("/etc/acpi/PWRF/00000080", 0o755, "#!/bin/sh\nexec /sbin/poweroff\n", true); err != nil {
+		return err
+	}
 	if err := b.put("/usr/lib/wolffia/ctrlaltdel", tree.Symlink("poweroff")); err != nil {
 		return err
 	}
