@@ -51,8 +51,14 @@ func specKeys() []key[Spec] {
 
 func imageKeys() []key[Image] {
 	return []key[Image]{
+		{"from", "What it starts from: another image of this file, whose keys count here too; an image of a registry, such as debian:trixie; or, with ./ before it, a folder, a tar archive, a file system, a disk, or an OCI image.",
+			textShape("debian:trixie"),
+			func(d *decoder, n ast.Node, i *Image) { parsed(d, n, "from", ParseBase, &i.From) }},
 		{"release", "Debian release, by code name or suite.", textShape(DefaultRelease),
-			func(d *decoder, n ast.Node, i *Image) { parsed(d, n, "release", parseRelease, &i.Release) }},
+			func(d *decoder, n ast.Node, i *Image) {
+				parsed(d, n, "release", parseRelease, &i.Release)
+				i.Guess = false
+			}},
 		{"arch", "Debian's name of the architecture; the host's if absent.", wordShape(Arches()...),
 			func(d *decoder, n ast.Node, i *Image) { choice(d, n, "arch", Arches(), &i.Arch) }},
 		{"packages", "Debian packages: NAME, NAME=VERSION or NAME:ARCH.", listShape(textShape("busybox-static")),

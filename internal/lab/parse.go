@@ -35,6 +35,15 @@ type places struct {
 }
 
 func (p *places) fail(path []string, item int, format string, args ...any) {
+	n := p.node(path...)
+	if s, ok := n.(*ast.SequenceNode); ok && item < len(s.Values) {
+		n = s.Values[item]
+	}
+	p.d.fail(n, format, args...)
+}
+
+// node finds the value of the last key of path, or of the last that there is.
+func (p *places) node(path ...string) ast.Node {
 	n := p.root
 	for _, step := range path {
 		var next ast.Node
@@ -51,10 +60,7 @@ func (p *places) fail(path []string, item int, format string, args ...any) {
 		}
 		n = next
 	}
-	if s, ok := n.(*ast.SequenceNode); ok && item < len(s.Values) {
-		n = s.Values[item]
-	}
-	p.d.fail(n, format, args...)
+	return n
 }
 
 // complete fills in what follows from the rest of the file, and checks that
@@ -66,6 +72,7 @@ func (s *Spec) complete(at *places) {
 	if len(s.Images) == 0 {
 		s.Images["base"] = Default().Images["base"]
 	}
+	s.inherit(at)
 	if len(s.Networks) == 0 {
 		s.Networks["lan"] = newNetwork("lan")
 	}

@@ -40,7 +40,9 @@ type Spec struct {
 // Image describes a file tree.
 type Image struct {
 	Name     string
+	From     Base     // Path, Reference or nothing, once the file is read
 	Release  string   // Debian's code name or suite
+	Guess    bool     // no key says which Release: a base that is Debian's may
 	Arch     string   // Debian's name of an architecture
 	Packages []string // NAME, NAME=VERSION or NAME:ARCH
 	Deps     rootfs.Deps
@@ -133,7 +135,7 @@ func newSpec() *Spec {
 }
 
 func newImage(name string) *Image {
-	return &Image{Name: name, Release: DefaultRelease, Deps: rootfs.DepsPackages}
+	return &Image{Name: name, Release: DefaultRelease, Guess: true, Deps: rootfs.DepsPackages}
 }
 
 func newNetwork(name string) *Network {
