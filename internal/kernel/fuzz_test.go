@@ -75,6 +75,7 @@ func FuzzModule(f *testing.F) {
 	f.Add(relocatable())
 	f.Add([]byte(elf.ELFMAG))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		exports(b)
 		info, err := modinfo(b)
 		s := stripDebug(b)
 		if len(s) > 2*len(b)+1<<20 {

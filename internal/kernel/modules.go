@@ -389,7 +389,7 @@ func modinfo(module []byte) (map[string][]string, error) {
 		return nil, err
 	}
 	s := f.Section(".modinfo")
-	if s == nil || f.Type != elf.ET_REL || s.Flags&elf.SHF_COMPRESSED != 0 {
+	if s == nil || f.Type != elf.ET_REL || s.Type != elf.SHT_PROGBITS || s.Flags&elf.SHF_COMPRESSED != 0 {
 		return nil, errors.New("not a kernel module")
 	}
 	b, err := s.Data()
