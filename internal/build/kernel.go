@@ -25,11 +25,13 @@ var umlLock []byte
 type Kernel struct {
 	Path    string // what the backend boots
 	Release string // as uname -r prints it
+	UML     bool   // it is a user-mode-linux
 	Modules string // path of a cpio archive with modules to load; empty without any
+
+	Arch string // Debian's name of the architecture that it is for; not always the image's
 
 	// Of a kernel that is no user-mode-linux:
 
-	Arch string // Debian's name of the architecture that it is for; not always the image's
 	// Direct is the path of the same kernel unpacked, for QEMU's -kernel only:
 	// it starts in half to two thirds of the time that Path takes to unpack
 	// itself under emulation. It is empty where there is none, or Path is it.
@@ -89,7 +91,7 @@ func (b *Builder) umlOf(ctx context.Context, lock *debian.Lock, modules []string
 	if err != nil {
 		return nil, err
 	}
-	k := &Kernel{Path: uml.Path, Release: uml.Release}
+	k := &Kernel{Path: uml.Path, Release: uml.Release, UML: true, Arch: HostArch()}
 	unpack := b.unpackOnce(lock)
 	k.release, k.source = []func(){unpack.close}, unpack.get
 	if err := b.addModules(ctx, k, lock, KernelRequest{Modules: modules}, unpack); err != nil {

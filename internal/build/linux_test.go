@@ -117,7 +117,7 @@ func checkModules(t *testing.T, k *Kernel) {
 	}
 	for _, name := range strings.Fields(string(list)) {
 		b, err := r.ReadFile(name, 64<<20)
-		if err != nil || !strings.HasPrefix(string(b), elf.ELFMAG) || !strings.HasPrefix(name, "/lib/modules/"+k.Release+"/") {
+		if err != nil || !strings.HasPrefix(string(b), elf.ELFMAG) || !strings.HasPrefix(name, "/usr/lib/modules/"+k.Release+"/") {
 			t.Errorf("module %s: %v", name, err)
 		}
 	}

@@ -48,7 +48,7 @@ func (b *Builder) LocalKernel(ctx context.Context, path string, req KernelReques
 		return nil, &KernelArchError{Path: l.Path, Arch: l.Info.Arch, Want: req.Arch}
 	}
 	k := &Kernel{
-		Path: l.Path, Release: l.Release, Arch: l.Info.Arch, Direct: l.Unpacked,
+		Path: l.Path, Release: l.Release, Arch: l.Info.Arch, Direct: l.Unpacked, UML: l.Info.Format == kernel.UML,
 		source: func(context.Context) (*kernel.Kernel, error) { return &l.Kernel, nil },
 	}
 	if l.Dir != "" {

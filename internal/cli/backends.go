@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"wolffia/internal/build"
 	"wolffia/internal/event"
@@ -12,6 +13,7 @@ import (
 	"wolffia/internal/kernel"
 	"wolffia/internal/lab"
 	"wolffia/internal/machine"
+	"wolffia/internal/machine/qemu"
 	"wolffia/internal/machine/uml"
 	"wolffia/internal/rootfs"
 	"wolffia/internal/store"
@@ -23,49 +25,51 @@ type ready struct {
 	config  supervisor.Config
 	image   *build.Artifact
 	kernel  *build.Kernel
-	scratch func() // removes the folder that the machine works in
+	closers []func() // free what was taken, from the last to the first
 }
 
 // close frees what prepare took.
 func (r *ready) close() {
-	if r.image != nil {
-		r.image.Release()
-	}
-	if r.kernel != nil {
-		r.kernel.Close()
-	}
-	if r.scratch != nil {
-		r.scratch()
+	for _, f := range slices.Backward(r.closers) {
+		f()
 	}
 }
 
 // prepare makes the image, gets the kernel and chooses the backend for the
 // machine called name.
-func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name string, console rootfs.Console, events event.Sink) (*ready, error) {
+func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name string, console rootfs.Console, events event.Sink) (_ *ready, err error) {
 	m, err := o.machine(p.Spec, name)
 	if err != nil {
 		return nil, &usageError{err}
 	}
-	img := p.Images[m.Image]
-	backend, err := p.backend(m, img)
-	if err != nil {
+	img := p.imageFor(m)
+	if err := p.check(m, img); err != nil {
 		return nil, err
 	}
 	r := &ready{}
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
 	if r.image, err = p.builder.Image(ctx, img, build.Format{Name: "cpio", Compression: "none"}); err != nil {
 		return nil, err
 	}
-	if r.kernel, err = p.builder.UML(ctx, kernel.UMLSuites(host.New().XState()), modules(m)); err != nil {
-		r.close()
+	r.closers = append(r.closers, r.image.Release)
+	if r.kernel, err = p.kernel(ctx, m, img); err != nil {
+		return nil, err
+	}
+	r.closers = append(r.closers, r.kernel.Close)
+	backend, kernelPath, err := p.backend(ctx, env, r, events)
+	if err != nil {
 		return nil, err
 	}
 	dir, err := r.openScratch(env)
 	if err != nil {
-		r.close()
 		return nil, err
 	}
 	r.config = supervisor.Config{
-		Lab: p.Spec, Machine: m, Backend: backend, Kernel: r.kernel.Path,
+		Lab: p.Spec, Machine: m, Arch: r.kernel.Arch, Backend: backend, Kernel: kernelPath,
 		Image: r.image.Path, Modules: r.kernel.Modules, Console: console, Term: env.Getenv("TERM"),
 		Dir: dir, Env: processEnv(env, dir), Patience: o.patience, Events: events,
 	}
@@ -90,7 +94,9 @@ func (r *ready) openScratch(env Env) (dir string, err error) {
 		if folders, err = store.FoldersOf(getenv); err != nil {
 			return "", err
 		}
-		if dir, r.scratch, err = store.Scratch(folders.Runtime); err == nil {
+		var remove func()
+		if dir, remove, err = store.Scratch(folders.Runtime); err == nil {
+			r.closers = append(r.closers, remove)
 			return dir, nil
 		}
 	}
@@ -116,28 +122,110 @@ func modules(m *lab.Machine) []string {
 	return out
 }
 
-// backend chooses what runs a machine.
-func (p *project) backend(m *lab.Machine, img *lab.Image) (machine.Backend, error) {
-	arch := m.Arch
-	if arch == "" {
-		arch = img.Arch
+// imageFor is a machine's image in the machine's architecture.
+func (p *project) imageFor(m *lab.Machine) *lab.Image {
+	img := *p.Images[m.Image]
+	if m.Arch != "" {
+		img.Arch = m.Arch
 	}
+	if img.Arch == "" {
+		img.Arch = build.HostArch()
+	}
+	return &img
+}
+
+// check refuses machines that nothing here can run.
+func (p *project) check(m *lab.Machine, img *lab.Image) error {
+	arch := img.Arch
 	switch {
-	case m.Kernel != "":
-		return nil, usagef("machine %q: booting a kernel of your own is not possible yet", m.Name)
 	case m.Root == lab.RootDisk:
-		return nil, usagef("machine %q: a root on a disk is not possible yet; leave root out", m.Name)
-	case m.Backend == lab.BackendQEMU || m.Backend == lab.BackendView:
-		return nil, usagef("machine %q: backend %s is not there yet; uml is", m.Name, m.Backend)
-	case arch != "" && arch != build.HostArch():
-		return nil, usagef("machine %q: User-Mode Linux runs the host's architecture, %s, and can't run %s", m.Name, build.HostArch(), arch)
-	case build.HostArch() != "amd64":
-		return nil, &host.UnsupportedError{
+		return usagef("machine %q: a root on a disk is not possible yet; leave root out", m.Name)
+	case m.Backend == lab.BackendView:
+		return usagef("machine %q: backend %s is not there yet; uml and qemu are", m.Name, m.Backend)
+	case m.Backend == lab.BackendUML && arch != build.HostArch():
+		return usagef("machine %q: User-Mode Linux runs the host's architecture, %s, and can't run %s; use the backend qemu", m.Name, build.HostArch(), arch)
+	case m.Backend == lab.BackendUML && !hasUML():
+		return &host.UnsupportedError{
 			Feature: "User-Mode Linux", Why: "it exists for amd64 hosts, and this one is " + build.HostArch(),
-			Fix: "build images here, and run them on an amd64 host",
+			Fix: "use the backend qemu",
 		}
 	}
-	return uml.Backend{}, nil
+	return nil
+}
+
+// hasUML says whether User-Mode Linux exists for this host.
+func hasUML() bool { return build.HostArch() == "amd64" }
+
+// kernel gets the machine's kernel, which decides what can run it.
+func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image) (*build.Kernel, error) {
+	arch := img.Arch
+	req := build.KernelRequest{Release: img.Release, Arch: arch, Modules: modules(m), Optional: qemu.Backend{}.Guest(arch).Modules}
+	if m.Kernel != "" {
+		k, err := p.builder.LocalKernel(ctx, inDir(p.builder.Dir, m.Kernel), req)
+		if err != nil {
+			return nil, &usageError{err}
+		}
+		if err := p.suits(m, k); err != nil {
+			k.Close()
+			return nil, err
+		}
+		return k, nil
+	}
+	if m.Backend == lab.BackendUML || m.Backend == lab.BackendAuto && hasUML() && arch == build.HostArch() {
+		return p.builder.UML(ctx, kernel.UMLSuites(host.New().XState()), modules(m))
+	}
+	return p.builder.Linux(ctx, req)
+}
+
+// suits refuses a backend that does not boot kernels of this kind.
+func (p *project) suits(m *lab.Machine, k *build.Kernel) error {
+	switch {
+	case m.Backend == lab.BackendUML && !k.UML:
+		return usagef("machine %q: kernel %s is none of User-Mode Linux; use the backend qemu", m.Name, m.Kernel)
+	case m.Backend == lab.BackendQEMU && k.UML:
+		return usagef("machine %q: kernel %s is a User-Mode Linux; use the backend uml", m.Name, m.Kernel)
+	}
+	return nil
+}
+
+// backend sets up what runs a kernel, and says which file of it that wants.
+func (p *project) backend(ctx context.Context, env Env, r *ready, events event.Sink) (machine.Backend, string, error) {
+	k := r.kernel
+	if k.UML {
+		return uml.Backend{}, k.Path, nil
+	}
+	program, err := p.qemu(ctx, env, k.Arch, r)
+	if err != nil {
+		return nil, "", err
+	}
+	accel, why := qemu.Accelerate(k.Arch, p.kvm)
+	if why != nil {
+		var u *host.UnsupportedError
+		text := why.Error()
+		if errors.As(why, &u) {
+			text = u.Why
+		}
+		event.Or(events).Emit(event.Event{Kind: event.Note, Task: "boot", Message: "without KVM the machine is emulated: " + text + " (see wolffia doctor)"})
+	}
+	if k.Direct != "" {
+		return qemu.Backend{Program: program, Accel: accel}, k.Direct, nil
+	}
+	return qemu.Backend{Program: program, Accel: accel}, k.Path, nil
+}
+
+// qemu finds the host's QEMU, or else gets one of the archive.
+func (p *project) qemu(ctx context.Context, env Env, arch string, r *ready) (qemu.Program, error) {
+	program, err := p.hostQEMU(ctx, env, arch)
+	var missing *host.UnsupportedError
+	if !errors.As(err, &missing) {
+		return program, err
+	}
+	q, gerr := p.builder.QEMU(ctx, arch)
+	if gerr != nil {
+		return program, errors.Join(err, gerr)
+	}
+	r.closers = append(r.closers, q.Close)
+	return p.probedQEMU(ctx, q)
 }
 
 // keepLog moves a machine's console log out of the scratch folder, where a

@@ -116,7 +116,7 @@ func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []s
 	m := r.config.Machine
 	x := explanation{
 		Lab: p.Name, Command: &command, Guest: argv,
-		Images: []imagePlan{p.imagePlan(p.Images[m.Image], r.image)},
+		Images: []imagePlan{p.imagePlan(p.imageFor(m), r.image)},
 		Machine: &machinePlan{
 			Name: m.Name, Backend: r.config.Backend.Name(), Memory: int64(m.Memory),
 			Kernel: r.kernel.Path, Release: r.kernel.Release, Initramfs: spec.Initramfs,

@@ -133,12 +133,13 @@ func (u unpacked) Open() (io.ReadCloser, error) {
 }
 
 // ModuleTree is the part of a root that holds mods for the kernel release:
-// /lib/modules/RELEASE/..., with a modules.dep that modprobe understands, and
-// /etc/wolffia/modules, which lists their paths, one a line, in the order in
-// which an init without modprobe is to insmod them.
+// /usr/lib/modules/RELEASE/..., with a modules.dep that modprobe understands,
+// and /etc/wolffia/modules, which lists their paths, one a line, in the order
+// in which an init without modprobe is to insmod them. Nothing is below /lib,
+// which is a link in most systems, and would be replaced by a folder.
 func ModuleTree(release string, mods []Module) (*tree.Tree, error) {
 	t := tree.New()
-	base := "/lib/modules/" + release
+	base := "/usr/lib/modules/" + release
 	if err := errors.Join(t.MkdirAll("/etc/wolffia", 0o755), t.MkdirAll(base, 0o755)); err != nil {
 		return nil, err
 	}

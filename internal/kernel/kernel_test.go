@@ -183,7 +183,7 @@ func TestModuleTree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	base := "/lib/modules/" + k.Release
+	base := "/usr/lib/modules/" + k.Release
 	for name, want := range map[string]string{
 		"/etc/wolffia/modules": base + "/kernel/fs/fat/fat.ko\n" + base + "/kernel/fs/fat/vfat.ko\n",
 		base + "/modules.dep":  "kernel/fs/fat/fat.ko:\nkernel/fs/fat/vfat.ko: kernel/fs/fat/fat.ko\n",

@@ -39,6 +39,7 @@ import (
 type Config struct {
 	Lab      *lab.Spec
 	Machine  *lab.Machine
+	Arch     string // of the kernel and so of the machine, by Debian's name
 	Backend  machine.Backend
 	Kernel   string // path of the kernel, of the kind the backend boots
 	Image    string // path of the image as a cpio archive
@@ -143,7 +144,7 @@ func (s *Session) spec() (machine.Spec, error) {
 		return machine.Spec{}, err
 	}
 	spec := machine.Spec{
-		Name: m.Name, Arch: m.Arch, Memory: int64(m.Memory), Kernel: c.Kernel,
+		Name: m.Name, Arch: c.Arch, Memory: int64(m.Memory), Kernel: c.Kernel,
 		Initramfs: []string{c.Image}, Cmdline: m.Cmdline, Dir: c.Dir, Env: c.Env,
 	}
 	if c.Modules != "" {
@@ -173,7 +174,7 @@ func (s *Session) identity() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	guest := c.Backend.Guest(m.Arch)
+	guest := c.Backend.Guest(c.Arch)
 	id := rootfs.IdentityConfig{
 		Hostname: m.Name, Console: c.Console, Term: c.Term,
 		ControlMAC: s.controlMAC(), ControlAddr: controlGuest,
