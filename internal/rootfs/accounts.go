@@ -48,6 +48,7 @@ const nobody = 65534
 type account struct {
 	name, hash, comment, home, shell string
 	uid, gid                         uint32
+	aging                            string // what follows the hash in /etc/shadow; empty: never
 }
 
 type group struct {
@@ -58,14 +59,14 @@ type group struct {
 
 // debianUsers are the accounts of Debian's base-passwd that programs ask for.
 var debianUsers = []account{
-	{"root", "*", "root", "/root", "/bin/sh", 0, 0},
-	{"daemon", "*", "daemon", "/usr/sbin", "/usr/sbin/nologin", 1, 1},
-	{"bin", "*", "bin", "/bin", "/usr/sbin/nologin", 2, 2},
-	{"sys", "*", "sys", "/dev", "/usr/sbin/nologin", 3, 3},
-	{"sync", "*", "sync", "/bin", "/bin/sync", 4, nobody},
-	{"mail", "*", "mail", "/var/mail", "/usr/sbin/nologin", 8, 8},
-	{"www-data", "*", "www-data", "/var/www", "/usr/sbin/nologin", 33, 33},
-	{"nobody", "*", "nobody", "/nonexistent", "/usr/sbin/nologin", nobody, nobody},
+	{"root", "*", "root", "/root", "/bin/sh", 0, 0, ""},
+	{"daemon", "*", "daemon", "/usr/sbin", "/usr/sbin/nologin", 1, 1, ""},
+	{"bin", "*", "bin", "/bin", "/usr/sbin/nologin", 2, 2, ""},
+	{"sys", "*", "sys", "/dev", "/usr/sbin/nologin", 3, 3, ""},
+	{"sync", "*", "sync", "/bin", "/bin/sync", 4, nobody, ""},
+	{"mail", "*", "mail", "/var/mail", "/usr/sbin/nologin", 8, 8, ""},
+	{"www-data", "*", "www-data", "/var/www", "/usr/sbin/nologin", 33, 33, ""},
+	{"nobody", "*", "nobody", "/nonexistent", "/usr/sbin/nologin", nobody, nobody, ""},
 }
 
 var debianGroups = []group{
@@ -85,6 +86,11 @@ func (b *builder) accounts() error {
 	b.users, b.group = slices.Clone(debianUsers), make([]group, len(debianGroups))
 	for i, g := range debianGroups {
 		b.group[i] = group{g.name, g.gid, slices.Clone(g.members)}
+	}
+	if b.Tools != nil {
+		if err := b.keptAccounts(); err != nil {
+			return err
+		}
 	}
 	for _, g := range b.Groups {
 		if err := b.addGroup(g); err != nil {
@@ -111,8 +117,12 @@ func (b *builder) writeAccounts() error {
 	var passwd, shadow, groups, gshadow strings.Builder
 	for _, u := range b.users {
 		fmt.Fprintf(&passwd, "%s:x:%d:%d:%s:%s:%s\n", u.name, u.uid, u.gid, u.comment, u.home, u.shell)
-		// 1: the day of the last change; 0 would ask for a new password at once.
-		fmt.Fprintf(&shadow, "%s:%s:1:0:99999:7:::\n", u.name, u.hash)
+		aging := u.aging
+		if aging == "" {
+			// 1: the day of the last change; 0 would ask for a new password at once.
+			aging = "1:0:99999:7:::"
+		}
+		fmt.Fprintf(&shadow, "%s:%s:%s\n", u.name, u.hash, aging)
 	}
 	for _, g := range b.group {
 		fmt.Fprintf(&groups, "%s:x:%d:%s\n", g.name, g.gid, strings.Join(g.members, ","))
@@ -167,7 +177,7 @@ func (b *builder) addGroup(g Group) error {
 		b.group = append(b.group, group{name: g.Name, gid: gid})
 		have = &b.group[len(b.group)-1]
 	} else if g.GID != 0 && g.GID != have.gid {
-		return fmt.Errorf("has the number %d in Debian", have.gid)
+		return fmt.Errorf("has the number %d already", have.gid)
 	}
 	for _, m := range g.Members {
 		have.add(m)
@@ -202,7 +212,7 @@ func (b *builder) addUser(u User) error {
 		b.users = append(b.users, made)
 		a = &b.users[len(b.users)-1]
 	} else if u.UID != 0 && u.UID != a.uid {
-		return fmt.Errorf("has the number %d in Debian", a.uid)
+		return fmt.Errorf("has the number %d already", a.uid)
 	}
 	for _, f := range []struct {
 		to   *string

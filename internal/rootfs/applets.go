@@ -68,7 +68,7 @@ func (b *builder) provided(name string) bool {
 // with --list, by reading the table in the program: NUL-terminated names in
 // order, with an empty one at the end. It works for every architecture.
 func Applets(t *tree.Tree) (where string, names []string, err error) {
-	for _, name := range []string{"/usr/bin/busybox", "/bin/busybox", "/sbin/busybox", "/usr/sbin/busybox"} {
+	for _, name := range []string{toolsDir + "/busybox", "/usr/bin/busybox", "/bin/busybox", "/sbin/busybox", "/usr/sbin/busybox"} {
 		p, n, err := t.Resolve(name)
 		if err != nil || n.Type() != tree.TypeRegular {
 			continue

@@ -78,7 +78,7 @@ func (b *builder) etc() error {
 		{"/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n", false},
 		{"/etc/resolv.conf", "", true},
 		{"/etc/fstab", fmt.Sprintf(fstab, root), false},
-		{"/etc/inittab", b.inittab(), true},
+		{"/etc/inittab", b.inittab(), b.Tools == nil}, // a base's may be for another init
 		{"/etc/mdev.conf", embedded("mdev.conf"), true},
 		{"/etc/profile", embedded("profile"), true},
 		{"/etc/os-release", b.osRelease(), true},

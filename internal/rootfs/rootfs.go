@@ -89,6 +89,11 @@ type Recipe struct {
 	Services []string  // started by /init in this order; see [KnownServices]
 	Init     Init      // empty means InitBusybox
 	Time     time.Time // of everything made here, and the latest time anything may have
+	// Tools, where set, says that the base tree is a system from elsewhere, of
+	// which all that can stays as it is: accounts, programs and times. It holds
+	// the unpacked ToolPackages, with what they need; they lie apart in the
+	// system. Deps counts for nothing then.
+	Tools *tree.Tree `json:"-"`
 }
 
 // Init is what keeps a system going once /init has brought it up.
@@ -126,7 +131,7 @@ func (e *Error) Unwrap() error { return e.Err }
 func Build(r Recipe, base *tree.Tree) (*tree.Tree, *Report, error) {
 	rep := &Report{}
 	t := clone(base)
-	if r.Deps == DepsELF {
+	if r.Deps == DepsELF && r.Tools == nil {
 		wanted, err := PackageFiles(t, r.Packages)
 		if err != nil {
 			return nil, nil, err
@@ -138,10 +143,14 @@ func Build(r Recipe, base *tree.Tree) (*tree.Tree, *Report, error) {
 		t, rep.Pruned, rep.Kept, rep.Missing = pruned, p.Pruned, p.Kept, p.Missing
 	}
 	b := &builder{Recipe: r, t: t, rep: rep}
-	for _, step := range []func() error{b.skeleton, b.etc, b.applets, b.boot, b.apart, b.accounts, b.overlay, b.services, b.interfaces, b.ldCache} {
+	for _, step := range []func() error{b.skeleton, b.etc, b.tools, b.applets, b.boot, b.apart, b.accounts, b.overlay, b.services, b.interfaces, b.ldCache} {
 		if err := step(); err != nil {
 			return nil, nil, err
 		}
+	}
+	if r.Tools != nil {
+		stamp(t, r.Time)
+		return t, rep, nil
 	}
 	b.missingInterpreters()
 	clamp(t, r.Time)
@@ -192,6 +201,16 @@ func clamp(t *tree.Tree, limit time.Time) {
 	_ = t.Walk(func(_ string, n *tree.Node) error {
 		if n.ModTime.IsZero() || n.ModTime.After(limit) {
 			n.ModTime = limit
+		}
+		return nil
+	})
+}
+
+// stamp gives nodes without a time one.
+func stamp(t *tree.Tree, now time.Time) {
+	_ = t.Walk(func(_ string, n *tree.Node) error {
+		if n.ModTime.IsZero() {
+			n.ModTime = now
 		}
 		return nil
 	})

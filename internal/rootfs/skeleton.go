@@ -140,11 +140,11 @@ func (b *builder) boot() error {
 		{"/usr/lib/wolffia/shell", "shell"},
 		{"/etc/udhcpc/default.script", "udhcpc"},
 	} {
-		if err := b.write(f.to, 0o755, embedded(f.from), false); err != nil {
+		if err := b.place(f.to, f.from); err != nil {
 			return err
 		}
 	}
-	for _, name := range []string{"poweroff", "reboot", "halt"} {
+	for _, name := range quick {
 		if err := b.put("/usr/sbin/"+name, tree.Symlink("../lib/wolffia/poweroff")); err != nil {
 			return err
 		}
@@ -166,8 +166,11 @@ func (b *builder) init() error {
 	case "", InitBusybox:
 		return nil
 	case InitScript:
-		if err := b.write("/usr/lib/wolffia/single", 0o755, embedded("single"), false); err != nil {
+		if err := b.place("/usr/lib/wolffia/single", "single"); err != nil {
 			return err
+		}
+		if b.Tools != nil {
+			return b.put(toolsDir+"/init", tree.Symlink("../single"))
 		}
 		return b.put("/usr/sbin/init", tree.Symlink("../lib/wolffia/single"))
 	}
