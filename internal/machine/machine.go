@@ -94,6 +94,13 @@ type Backend interface {
 	Start(ctx context.Context, spec Spec) (Machine, error)
 }
 
+// Scripter is a Backend whose machines a person can also start by hand.
+type Scripter interface {
+	// Script gives a shell script that runs the machine without wolffia, as far
+	// as that goes; it says in comments what is different.
+	Script(Spec) (string, error)
+}
+
 // Guest is what a machine's init has to know about its backend.
 type Guest struct {
 	Console string // the console's own device, such as "/dev/tty0", which can be a controlling terminal

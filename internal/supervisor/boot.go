@@ -42,6 +42,7 @@ type boot struct {
 	stage   string                   // the last one begun
 	faults  []string                 // what init could not do
 	silent  bool                     // given up for want of news
+	suspect machine.Symptom          // what seemed wrong with it then, if anything did
 	over    chan struct{}            // closed when the machine has ended
 	exit    machine.Exit
 }
@@ -125,13 +126,28 @@ func (b *boot) guard(news <-chan struct{}) {
 		case <-news:
 			timer.Reset(b.patience)
 		case <-timer.C:
+			suspect := examine(b.m)
 			b.mu.Lock()
-			b.silent = true
+			b.silent, b.suspect = true, suspect
 			b.mu.Unlock()
 			b.m.Kill()
 			return
 		}
 	}
+}
+
+// examine asks a machine that should be up what is wrong with it; the zero value
+// says that nothing is known.
+func examine(m machine.Machine) machine.Symptom {
+	e, ok := m.(machine.Examiner)
+	if !ok {
+		return machine.Symptom{}
+	}
+	const patience = 2 * time.Second // it is about to be killed
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	x, _ := e.Examine(ctx)
+	return x
 }
 
 // wait waits for a word of init's, or for the machine's end. What has not come
@@ -151,6 +167,17 @@ func (b *boot) wait(ctx context.Context, word string) error {
 		return b.shut(errors.New("its init is done, and did not let commands in"))
 	}
 	return b.report()
+}
+
+// open waits until the guest can be entered; false means that it never can.
+func (b *boot) open(ctx context.Context) bool {
+	select {
+	case <-b.reached[stageAccess]:
+	case <-b.reached[stageReady]:
+	case <-b.over:
+	case <-ctx.Done():
+	}
+	return isClosed(b.reached[stageAccess])
 }
 
 func isClosed(c <-chan struct{}) bool {
@@ -180,6 +207,9 @@ func (b *boot) report() error {
 		e.Stage = b.stage
 		e.Cause = fmt.Sprintf("nothing was heard of it for %v", b.patience)
 		e.Fix = "see the console below; a slow host wants --boot-timeout"
+		if x := b.suspect; x.Cause != "" {
+			e.Stage, e.Cause, e.Fix = x.Stage, e.Cause+": "+x.Cause, x.Fix
+		}
 	}
 	if len(b.faults) > 0 {
 		e.Cause += "; before that: " + strings.Join(b.faults, "; ")

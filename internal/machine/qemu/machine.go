@@ -34,6 +34,7 @@ type running struct {
 	status  *os.File
 	ports   []vnet.Port
 	killed  atomic.Bool
+	heard   atomic.Bool // a status line came
 
 	began chan struct{} // closed when the guest has begun to run
 
@@ -255,7 +256,7 @@ func (m *running) closeAfter() {
 func (m *running) Console() machine.Console { return m.console }
 
 // Status implements [machine.Machine].
-func (m *running) Status() io.Reader { return machine.StatusReader(m.status) }
+func (m *running) Status() io.Reader { return machine.StatusReader(heardStatus{m, m.status}) }
 
 // Ports implements [machine.Machine].
 func (m *running) Ports() []vnet.Port { return m.ports }

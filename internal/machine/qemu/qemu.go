@@ -118,6 +118,8 @@ type plan struct {
 	env   []string
 	fds   []string // what descriptor 3 and up are
 	join  bool     // the initramfs has to be put together, as the last descriptor
+	// byHand is for a script: no descriptors are inherited.
+	byHand bool
 }
 
 // defaults are the kernel parameters that every machine gets, unless
@@ -165,34 +167,49 @@ func (p *plan) add(args ...string) { p.argv = append(p.argv, args...) }
 
 // arguments lays out descriptors and the command line.
 func (p *plan) arguments(b Backend) {
-	s := p.spec
-	monitor, console, status := p.fd("monitor (QMP): a SOCK_STREAM socket"), p.fd("console: a SOCK_STREAM socket"), p.fd("status lines: a SOCK_STREAM socket")
 	p.add(b.Program.command()...)
-	p.add("-name", "guest="+escape(s.Name))
+	p.add("-name", "guest="+escape(p.spec.Name))
 	p.system(b)
-	p.add("-display", "none", "-no-reboot", "-S")
+	p.add("-display", "none", "-no-reboot")
 	if !b.Program.NoSandbox {
 		p.add("-sandbox", sandboxOption)
 	}
-	p.add("-chardev", socket("monitor", monitor), "-mon", "chardev=monitor,mode=control")
-	p.add("-chardev", socket("console", console), "-serial", "chardev:console")
-	p.add("-chardev", socket("status", status), "-device", p.board.serial+",chardev=status")
+	p.lines()
 	p.devices()
-	for i, n := range s.NICs {
-		p.add("-netdev", fmt.Sprintf("stream,id=%s,addr.type=fd,addr.str=%d", netID(i), p.fd(fmt.Sprintf("network interface %d: a stream socket", i))))
-		p.add("-device", p.nic(i, n))
+	for i, n := range p.spec.NICs {
+		p.add("-netdev", p.netdev(i), "-device", p.nic(i, n))
 	}
-	if s.Firmware != machine.FirmwareNone {
-		return
+	if p.spec.Firmware == machine.FirmwareNone {
+		p.boot()
 	}
-	p.add("-kernel", s.Kernel)
-	switch len(s.Initramfs) {
-	case 0:
-	case 1:
-		p.add("-initrd", s.Initramfs[0])
+}
+
+// lines adds the monitor and the serial lines. The processor stands still until
+// the monitor says otherwise, so that no event is missed.
+func (p *plan) lines() {
+	if p.byHand {
+		p.add("-serial", "mon:stdio", "-chardev", "null,id=status")
+	} else {
+		p.add("-S", "-chardev", p.socket("monitor", "monitor (QMP)"), "-mon", "chardev=monitor,mode=control")
+		p.add("-chardev", p.socket("console", "console"), "-serial", "chardev:console")
+		p.add("-chardev", p.socket("status", "status lines"))
+	}
+	p.add("-device", p.board.serial+",chardev=status")
+}
+
+// boot adds what QEMU itself loads.
+func (p *plan) boot() {
+	p.add("-kernel", p.spec.Kernel)
+	switch archives := p.spec.Initramfs; {
+	case len(archives) == 0:
+	case len(archives) == 1:
+		p.add("-initrd", archives[0])
+	case p.byHand:
+		p.join = true
+		p.add("-initrd", joinedFile)
 	default:
 		p.join = true
-		p.add("-initrd", fmt.Sprintf("/proc/self/fd/%d", p.fd("initramfs: "+strings.Join(s.Initramfs, " + "))))
+		p.add("-initrd", fmt.Sprintf("/proc/self/fd/%d", p.fd("initramfs: "+strings.Join(archives, " + "))))
 	}
 	p.add("-append", p.parameters())
 }
@@ -250,6 +267,14 @@ func drive(i int, d machine.Disk) string {
 	return s
 }
 
+// netdev is where a network card's cable leads.
+func (p *plan) netdev(i int) string {
+	if p.byHand {
+		return fmt.Sprintf("hubport,id=%s,hubid=%d", netID(i), i)
+	}
+	return fmt.Sprintf("stream,id=%s,addr.type=fd,addr.str=%d", netID(i), p.fd(fmt.Sprintf("network interface %d: a SOCK_STREAM socket", i)))
+}
+
 func (p *plan) nic(i int, n machine.NIC) string {
 	s := fmt.Sprintf("virtio-net-%s,netdev=%s,id=%s,mac=%s,host_mtu=%d", p.board.bus, netID(i), nicID(i), n.MAC, n.MTU)
 	if p.board.bus == "pci" {
@@ -280,7 +305,9 @@ func (p *plan) environment(b Backend) {
 }
 
 // socket is a character device on an inherited, connected socket.
-func socket(id string, fd int) string { return fmt.Sprintf("socket,id=%s,fd=%d", id, fd) }
+func (p *plan) socket(id, what string) string {
+	return fmt.Sprintf("socket,id=%s,fd=%d", id, p.fd(what+": a SOCK_STREAM socket"))
+}
 
 // escape makes text one value of an option, in which a comma ends a value.
 func escape(text string) string { return strings.ReplaceAll(text, ",", ",,") }

@@ -82,7 +82,10 @@ func (q *monitor) run() error {
 			answer <- m
 		}
 	}
-	return lines.Err()
+	if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
+		return fmt.Errorf("read QEMU's monitor: %w", err)
+	}
+	return nil // QEMU has ended
 }
 
 func parseMessage(line []byte) (message, error) {
