@@ -147,7 +147,7 @@ func (o *runOptions) console(ctx context.Context, env Env, s *supervisor.Session
 		return err
 	}
 	screen.Pause()
-	err := attach(ctx, env, s.Machine().Console())
+	err := attach(ctx, env, s.Console())
 	if errors.Is(err, errEscape) {
 		return nil
 	}

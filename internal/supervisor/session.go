@@ -80,7 +80,9 @@ type Session struct {
 	link    *gateway.Link
 	nets    []*network
 	boot    *boot
+	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
+	side    sync.WaitGroup // what goes on beside and ends with ctx
 	once    sync.Once
 }
 
@@ -96,7 +98,8 @@ func Start(ctx context.Context, cfg Config) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, s.cancel = context.WithCancel(ctx)
+	s.ctx, s.cancel = context.WithCancel(ctx)
+	ctx = s.ctx
 	// Making a router takes as long as making a process: side by side. A
 	// forward that fails ends a kernel that has not come far.
 	var opened error
@@ -319,6 +322,7 @@ func (s *Session) Wait() machine.Exit { return s.machine.Wait() }
 // called more than once.
 func (s *Session) Close() {
 	s.once.Do(func() {
+		s.cancel() // which kills the machine, too
 		if s.machine != nil {
 			s.machine.Kill()
 			s.machine.Wait()
@@ -332,6 +336,6 @@ func (s *Session) Close() {
 		for _, n := range s.nets {
 			n.close()
 		}
-		s.cancel()
+		s.side.Wait()
 	})
 }

@@ -1,0 +1,90 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"sync"
+
+	"wolffia/internal/access"
+	"wolffia/internal/machine"
+)
+
+// Console is the machine's console. Where the console itself can't tell the
+// guest the size of the terminal that shows it, stty does so inside, as soon as
+// the machine can be entered.
+func (s *Session) Console() machine.Console {
+	return &console{Console: s.machine.Console(), session: s}
+}
+
+type console struct {
+	machine.Console
+	session *Session
+
+	mu      sync.Mutex
+	size    access.Size // the newest
+	telling bool        // a goroutine tells the guest, and looks for a newer one at its end
+}
+
+// Resize implements [machine.Console]. It does not wait for the guest.
+func (c *console) Resize(cols, rows int) error {
+	err := c.Console.Resize(cols, rows)
+	if !errors.Is(err, machine.ErrNoResize) {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.size = access.Size{Cols: cols, Rows: rows}
+	if !c.telling {
+		c.telling = true
+		c.session.side.Go(c.tell)
+	}
+	return nil
+}
+
+// tell runs stty until the guest knows the newest size. A guest that can't be
+// told is none the worse for it.
+func (c *console) tell() {
+	ctx := c.session.ctx
+	client, err := c.session.visit(ctx)
+	if err == nil {
+		defer client.Close()
+	}
+	var told access.Size
+	for {
+		c.mu.Lock()
+		size := c.size
+		if size == told || err != nil {
+			c.telling = false
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Unlock()
+		err = stty(ctx, client, c.session.cfg.Backend.Guest(c.session.cfg.Arch).Console, size)
+		told = size
+	}
+}
+
+// visit enters the guest once it can be entered. Unlike [Session.Dial] it leaves
+// a machine alone that can't.
+func (s *Session) visit(ctx context.Context) (*access.Client, error) {
+	if !s.boot.open(ctx) {
+		return nil, errors.New("the machine lets nobody in")
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.patience())
+	defer cancel()
+	return s.enter(ctx)
+}
+
+func stty(ctx context.Context, client *access.Client, tty string, size access.Size) error {
+	st, err := client.Run(ctx, access.Command{
+		Argv:   []string{"stty", "-F", tty, "cols", strconv.Itoa(size.Cols), "rows", strconv.Itoa(size.Rows)},
+		Stdout: io.Discard, Stderr: io.Discard,
+	})
+	if err == nil && st.Code != 0 {
+		err = fmt.Errorf("stty: exit status %d", st.Code)
+	}
+	return err
+}
