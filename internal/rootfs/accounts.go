@@ -177,12 +177,20 @@ func (b *builder) addGroup(g Group) error {
 		b.group = append(b.group, group{name: g.Name, gid: gid})
 		have = &b.group[len(b.group)-1]
 	} else if g.GID != 0 && g.GID != have.gid {
-		return fmt.Errorf("has the number %d already", have.gid)
+		return fmt.Errorf("has the number %d in %s", have.gid, b.origin())
 	}
 	for _, m := range g.Members {
 		have.add(m)
 	}
 	return nil
+}
+
+// origin is where accounts come from that the recipe does not name.
+func (b *builder) origin() string {
+	if b.Tools != nil {
+		return "the base"
+	}
+	return "Debian"
 }
 
 func (g *group) add(member string) {
@@ -212,7 +220,7 @@ func (b *builder) addUser(u User) error {
 		b.users = append(b.users, made)
 		a = &b.users[len(b.users)-1]
 	} else if u.UID != 0 && u.UID != a.uid {
-		return fmt.Errorf("has the number %d already", a.uid)
+		return fmt.Errorf("has the number %d in %s", a.uid, b.origin())
 	}
 	for _, f := range []struct {
 		to   *string
