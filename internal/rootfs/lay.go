@@ -82,7 +82,7 @@ var loaders = map[string]string{
 type LoaderError struct{ Path string }
 
 func (e *LoaderError) Error() string {
-	return fmt.Sprintf("the base has a C library of its own (%s) and no packages of Debian's: with Debian's in its place its programs would no longer run", e.Path)
+	return fmt.Sprintf("the base has a C library of its own (%s) and no packages of Debian's: with Debian's in its place its programs would no longer run; %s", e.Path, e.Fix())
 }
 
 // Fix is what a person can do.

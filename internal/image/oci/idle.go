@@ -21,7 +21,9 @@ type StallError struct {
 	Idle time.Duration // how long nothing came
 }
 
-func (e *StallError) Error() string { return fmt.Sprintf("%s sent nothing for %v", e.Host, e.Idle) }
+func (e *StallError) Error() string {
+	return fmt.Sprintf("%s sent nothing for %v; %s", e.Host, e.Idle, e.Fix())
+}
 
 // Fix is what a person can do.
 func (e *StallError) Fix() string { return "check the network, or try again later" }

@@ -70,7 +70,7 @@ type PlatformError struct {
 }
 
 func (e *PlatformError) Error() string {
-	return fmt.Sprintf("%s has no image for %s, only for %s", e.Image, e.Want, strings.Join(e.Have, ", "))
+	return fmt.Sprintf("%s has no image for %s, only for %s; %s", e.Image, e.Want, strings.Join(e.Have, ", "), e.Fix())
 }
 
 // Fix is what a person can do.
@@ -85,7 +85,7 @@ type AmbiguousError struct {
 }
 
 func (e *AmbiguousError) Error() string {
-	return fmt.Sprintf("%s holds several images: %s", e.Image, strings.Join(e.Have, ", "))
+	return fmt.Sprintf("%s holds several images: %s; %s", e.Image, strings.Join(e.Have, ", "), e.Fix())
 }
 
 // Fix is what a person can do.

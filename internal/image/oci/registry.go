@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,8 +36,9 @@ type RegistryOptions struct {
 	// Idle is for how long nothing may come before it is given up. 0 means a
 	// minute.
 	Idle time.Duration
-	// Proxy names the proxies to go through.
-	Proxy httpproxy.Config
+	// Getenv tells of http_proxy, https_proxy and no_proxy; nil means that there
+	// are none.
+	Getenv func(string) string
 	// Events takes the progress; nil drops it.
 	Events event.Sink
 }
@@ -98,9 +100,8 @@ func connect(ref string, o RegistryOptions) (*registry, error) {
 		o.Idle = time.Minute
 	}
 	o.Events = event.Or(o.Events)
-	proxy := o.Proxy.ProxyFunc()
 	r := &registry{ref: parsed, o: o, http: &http.Transport{
-		Proxy:                 func(q *http.Request) (*url.URL, error) { return proxy(q.URL) },
+		Proxy:                 proxies(o.Getenv),
 		DialContext:           (&net.Dialer{Timeout: o.Idle}).DialContext,
 		TLSHandshakeTimeout:   o.Idle,
 		ResponseHeaderTimeout: o.Idle,
@@ -109,6 +110,19 @@ func connect(ref string, o RegistryOptions) (*registry, error) {
 	}}
 	r.puller, err = remote.NewPuller(r.options()...)
 	return r, err
+}
+
+// proxies finds the proxy for a request.
+func proxies(getenv func(string) string) func(*http.Request) (*url.URL, error) {
+	if getenv == nil {
+		return nil
+	}
+	pick := (&httpproxy.Config{
+		HTTPProxy:  cmp.Or(getenv("http_proxy"), getenv("HTTP_PROXY")),
+		HTTPSProxy: cmp.Or(getenv("https_proxy"), getenv("HTTPS_PROXY")),
+		NoProxy:    cmp.Or(getenv("no_proxy"), getenv("NO_PROXY")),
+	}).ProxyFunc()
+	return func(q *http.Request) (*url.URL, error) { return pick(q.URL) }
 }
 
 func (r *registry) options() []remote.Option {

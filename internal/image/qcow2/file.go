@@ -51,7 +51,7 @@ type chain struct{ within string }
 type EscapeError struct{ Name, Within string }
 
 func (e *EscapeError) Error() string {
-	return fmt.Sprintf("%.200q lies outside of %s, where the files of this image have to be", e.Name, e.Within)
+	return fmt.Sprintf("%.200q lies outside of %s, where the files of this image have to be; %s", e.Name, e.Within, e.Fix())
 }
 
 // Fix is what a person can do.

@@ -266,7 +266,7 @@ func cstring(b []byte) string {
 type UnsupportedError struct{ Feature string }
 
 func (e *UnsupportedError) Error() string {
-	return "the image uses " + e.Feature + ", which is not supported"
+	return "the image uses " + e.Feature + ", which is not supported; " + e.Fix()
 }
 
 // Fix is what a person can do.
