@@ -198,8 +198,10 @@ func (l Locks) Bytes() []byte {
 
 // WriteLocks writes a lock file, so that it is replaced whole or not at all. A
 // file that would not change is left alone.
-func WriteLocks(path string, l Locks) error {
-	data := l.Bytes()
+func WriteLocks(path string, l Locks) error { return WriteLockFile(path, l.Bytes()) }
+
+// WriteLockFile is [WriteLocks] for who has more to say in the file.
+func WriteLockFile(path string, data []byte) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
 		return nil
 	}
