@@ -42,6 +42,9 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 	if err != nil {
 		return nil, &usageError{err}
 	}
+	if o.kernel != "" {
+		m.Kernel = inDir(env.Dir, o.kernel)
+	}
 	img := p.imageFor(m)
 	if err := p.check(m, img); err != nil {
 		return nil, err

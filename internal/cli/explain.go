@@ -77,23 +77,32 @@ type networkPlan struct {
 
 func newExplainRun(env Env) *cobra.Command {
 	o := &runOptions{}
+	var script bool
 	cmd := &cobra.Command{
-		Use:     "run [IMAGE] [-- CMD [ARG]...]",
-		Short:   "Show what wolffia run would do",
-		Example: "  wolffia explain run --network none",
+		Use:   "run [IMAGE] [-- CMD [ARG]...]",
+		Short: "Show what wolffia run would do",
+		Long: `Shows the image, the machine, its networks and the exact command line that runs
+it. With --script it prints a shell script instead, which starts the same
+machine without wolffia: its console on the terminal, and no network of ours.`,
+		Example: `  wolffia explain run --network none
+  wolffia explain run --backend qemu --arch arm64 --script >arm64.sh && sh arm64.sh`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, argv, err := splitArgs(cmd, args)
 			if err != nil {
 				return err
 			}
-			return o.explain(cmd.Context(), env, name, argv)
+			if script && (o.json || len(argv) > 0) {
+				return usagef("--script goes with neither --json nor a command")
+			}
+			return o.explain(cmd.Context(), env, name, argv, script)
 		},
 	}
 	o.flags(env, cmd)
+	cmd.Flags().BoolVar(&script, "script", false, "print a shell script that starts the machine without wolffia")
 	return cmd
 }
 
-func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []string) error {
+func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []string, script bool) error {
 	screen := o.renderer(env)
 	defer screen.Close()
 	p, err := o.open(env, screen)
@@ -105,6 +114,9 @@ func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []s
 		return asUsage(err)
 	}
 	defer r.close()
+	if script {
+		return showScript(env, r.config)
+	}
 	spec, err := supervisor.Spec(r.config)
 	if err != nil {
 		return err
@@ -126,6 +138,21 @@ func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []s
 		x.Networks = append(x.Networks, p.networkPlan(m, p.Networks[n]))
 	}
 	return x.show(env, o.json)
+}
+
+// showScript prints what starts the machine without wolffia.
+func showScript(env Env, cfg supervisor.Config) error {
+	s, ok := cfg.Backend.(machine.Scripter)
+	if !ok {
+		return usagef("--script is for the backend qemu, and this machine's is %s: add --backend qemu", cfg.Backend.Name())
+	}
+	text, err := s.Script(supervisor.Standalone(cfg))
+	if err != nil {
+		return err
+	}
+	var out page
+	out.printf("%s", text)
+	return out.show(env)
 }
 
 func newExplainBuild(env Env) *cobra.Command {

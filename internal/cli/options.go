@@ -184,6 +184,7 @@ type machineOptions struct {
 	restrict bool
 	forwards []string
 	backend  string
+	kernel   string
 	cmdline  []string
 	modules  []string
 	patience time.Duration
@@ -199,6 +200,7 @@ func (o *machineOptions) flags(env Env, file *string, cmd *cobra.Command) {
 	f.BoolVar(&o.restrict, "restrict", false, "keep everything outside the network out of reach")
 	f.StringArrayVar(&o.forwards, "forward", nil, "lead a port of the host into the machine: [ADDRESS:]HOSTPORT:PORT[/udp]")
 	f.StringVar(&o.backend, "backend", "", "what runs it: "+strings.Join(lab.Backends(), ", "))
+	f.StringVar(&o.kernel, "kernel", "", "a kernel of your own: an image (bzImage, Image, vmlinux, linux) or the folder it was built in")
 	f.StringArrayVar(&o.cmdline, "cmdline", nil, "a further kernel parameter")
 	f.StringArrayVar(&o.modules, "module", nil, "a further kernel module to load at boot")
 	f.DurationVar(&o.patience, "boot-timeout", supervisor.DefaultPatience, "how long a machine that boots may report no progress before it is given up")

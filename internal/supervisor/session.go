@@ -139,13 +139,12 @@ func Spec(cfg Config) (machine.Spec, error) {
 	return (&Session{cfg: cfg, keys: keys}).spec()
 }
 
-// spec writes the machine's identity and describes it to the backend.
-func (s *Session) spec() (machine.Spec, error) {
+// Standalone is the machine without what belongs to wolffia: its identity, and
+// the link that wolffia comes in by. So a person can start it by hand.
+func Standalone(cfg Config) machine.Spec { return (&Session{cfg: cfg}).standalone() }
+
+func (s *Session) standalone() machine.Spec {
 	m, c := s.cfg.Machine, s.cfg
-	identity, err := s.identity()
-	if err != nil {
-		return machine.Spec{}, err
-	}
 	spec := machine.Spec{
 		Name: m.Name, Arch: c.Arch, Memory: int64(m.Memory), Kernel: c.Kernel,
 		Initramfs: []string{c.Image}, Cmdline: m.Cmdline, Dir: c.Dir, Env: c.Env,
@@ -153,10 +152,20 @@ func (s *Session) spec() (machine.Spec, error) {
 	if c.Modules != "" {
 		spec.Initramfs = append(spec.Initramfs, c.Modules)
 	}
-	spec.Initramfs = append(spec.Initramfs, identity)
 	for _, name := range m.Networks {
 		spec.NICs = append(spec.NICs, machine.NIC{MAC: s.mac(name), MTU: c.Lab.Networks[name].MTU})
 	}
+	return spec
+}
+
+// spec writes the machine's identity and describes it to the backend.
+func (s *Session) spec() (machine.Spec, error) {
+	identity, err := s.identity()
+	if err != nil {
+		return machine.Spec{}, err
+	}
+	spec := s.standalone()
+	spec.Initramfs = append(spec.Initramfs, identity)
 	spec.NICs = append(spec.NICs, machine.NIC{MAC: s.controlMAC(), MTU: lab.MaxMTU})
 	return spec, nil
 }

@@ -270,7 +270,7 @@ func drive(i int, d machine.Disk) string {
 // netdev is where a network card's cable leads.
 func (p *plan) netdev(i int) string {
 	if p.byHand {
-		return fmt.Sprintf("hubport,id=%s,hubid=%d", netID(i), i)
+		return "user,id=" + netID(i)
 	}
 	return fmt.Sprintf("stream,id=%s,addr.type=fd,addr.str=%d", netID(i), p.fd(fmt.Sprintf("network interface %d: a SOCK_STREAM socket", i)))
 }

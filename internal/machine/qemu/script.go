@@ -8,7 +8,7 @@ import (
 )
 
 // Script implements [machine.Scripter]: the machine with its console on the
-// terminal, without wolffia's networks. What wolffia talks over is left out; all
+// terminal, on QEMU's networks. What wolffia talks over is left out; all
 // else is as Command has it.
 func (b Backend) Script(spec machine.Spec) (string, error) {
 	p, err := b.newPlan(spec)
@@ -22,9 +22,9 @@ func (b Backend) Script(spec machine.Spec) (string, error) {
 	s := &strings.Builder{}
 	fmt.Fprintf(s, `#!/bin/sh
 # The machine %s as wolffia starts it, but with its console on this terminal
-# (Ctrl-a x ends it, Ctrl-a h shows more keys), and its network cards plugged
-# into nothing. For QEMU's own network, if this QEMU has it, put "user,id=net0"
-# for "hubport,id=net0,hubid=0".
+# (Ctrl-a x ends it, Ctrl-a h shows more keys), and its network cards on QEMU's
+# own user network. A QEMU that was built without it wants -netdev and the
+# -device behind it left out.
 set -eu
 dir=$(mktemp -d "${TMPDIR:-/tmp}/machine.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
