@@ -5,13 +5,13 @@ import (
 	"crypto/sha256"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"wolffia/internal/image/ext4"
 	"wolffia/internal/machine"
-	"wolffia/internal/tree"
+	"wolffia/internal/tooltest"
 )
 
 // diskImage is a raw image of a mebibyte that begins with text, at a path that
@@ -90,15 +90,9 @@ echo again | dd of=${DISK}a conv=notrunc,fsync 2>/dev/null; reboot -f`)
 // diskFull: a guest whose file system is full hears so, and goes on.
 func (s suite) diskFull(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "full.ext4")
-	f, err := os.Create(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ext4.Write(f, tree.New(), ext4.Options{Size: 8 << 20}); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
+	mke2fs := tooltest.Require(t, "mke2fs", "e2fsprogs") // package image/ext4 is itself tested with machines
+	if out, err := exec.Command(mke2fs, "-q", "-t", "ext4", name, "8M").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 	spec := s.spec(t, `mount -t ext4 ${DISK}a /tmp && dd if=/dev/zero of=/tmp/big bs=64k; echo "status $?"
 rm /tmp/big; echo enough >/tmp/small && cat /tmp/small; poweroff -f`)

@@ -66,7 +66,7 @@ func (s suite) failures(t *testing.T) {
 		}, "", "memory"},
 		{"TinierMemory", func(t *testing.T, spec *machine.Spec) { spec.Memory = 17 << 20 }, "", "memory"},
 		{"MemoryEaten", func(t *testing.T, spec *machine.Spec) {
-			script("mount -t tmpfs -o size=2g t /tmp; x=0123456789abcdef; x=$x$x$x$x; x=$x$x$x$x; while :; do echo $x$x$x$x; done >/tmp/x")(t, spec)
+			script("mount -t tmpfs -o size=2g t /tmp; x=0123456789abcdef; x=$x$x$x$x; x=$x$x$x$x; x=$x$x$x$x; x=$x$x$x$x; while :; do echo $x$x$x$x; done >/tmp/x")(t, spec)
 			spec.Memory = s.f.Memory
 		}, "kernel", "memory"},
 		{"ProcessKilledForMemory", func(t *testing.T, spec *machine.Spec) {
