@@ -12,6 +12,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"debug/elf"
@@ -56,9 +57,11 @@ type Builder struct {
 	Store    *store.Store
 	Client   *debian.Client
 	Events   event.Sink
-	Dir      string // folder that an image's relative names start from
-	LockFile string // wolffia.lock; empty keeps locks in the store
-	Update   bool   // pin anew
+	Dir      string              // folder that an image's relative names start from
+	LockFile string              // wolffia.lock; empty keeps locks in the store
+	Update   bool                // pin anew
+	Offline  bool                // never speak to a registry; Client has a switch of its own
+	Getenv   func(string) string // tells of HOME and proxies; may be nil
 	Now      func() time.Time
 }
 
@@ -68,6 +71,7 @@ type Artifact struct {
 	Key     string       // names the content
 	Cached  bool         // it was there already
 	Lock    *debian.Lock // the packages in it
+	Base    string       // what it starts from; empty for nothing else
 	Release func()       // lets the store remove it again
 
 	report string // names the report on an image
@@ -131,20 +135,19 @@ func (b *Builder) Lock(ctx context.Context, req debian.Request) (*debian.Lock, e
 	if b.LockFile == "" {
 		return b.storedLock(ctx, req)
 	}
-	locks, err := debian.ReadLocks(b.LockFile)
+	locks, err := readLocks(b.LockFile)
 	if err != nil && !b.Update {
 		return nil, &LockFileError{err}
 	}
-	if found := locks.Find(req); found != nil && !b.Update {
+	if found := locks.packages.Find(req); found != nil && !b.Update {
 		return found, nil
 	}
 	lock, err := b.resolve(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	if err := debian.WriteLocks(b.LockFile, locks.Put(lock)); err != nil {
-		event.Or(b.Events).Emit(event.Event{Kind: event.Warn, Task: "pin packages", Message: fmt.Sprintf("packages are not pinned: %v", err)})
-	}
+	locks.packages = locks.packages.Put(lock)
+	b.writeLocks(locks)
 	return lock, nil
 }
 
@@ -220,13 +223,41 @@ func (b *Builder) now() time.Time {
 // description is all that goes into an image, apart from its format.
 type description struct {
 	recipe   rootfs.Recipe
-	lock     *debian.Lock
+	lock     *debian.Lock   // of the packages; of the tools where there are no others
+	base     *base          // what it starts from; nil for nothing
+	tools    *debian.Lock   // with a base: of rootfs.ToolPackages
+	over     *debian.Lock   // with a base: of what is laid over it; nil for nothing
 	contents map[string]any // of the name in the store
+}
+
+// ingredients finds out what an image starts from, and pins its packages.
+func (b *Builder) ingredients(ctx context.Context, img *lab.Image) (*description, error) {
+	if img.From.IsZero() {
+		lock, err := b.Lock(ctx, Request(img))
+		return &description{lock: lock}, err
+	}
+	return b.onBase(ctx, img)
+}
+
+// Ingredients says what an image is made of, without making it.
+func (b *Builder) Ingredients(ctx context.Context, img *lab.Image) (*Artifact, error) {
+	d, err := b.ingredients(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	return &Artifact{Lock: d.lock, Base: d.baseName()}, nil
+}
+
+func (d *description) baseName() string {
+	if d.base == nil {
+		return ""
+	}
+	return d.base.name
 }
 
 // describe finds out what an image is made of.
 func (b *Builder) describe(ctx context.Context, img *lab.Image) (*description, error) {
-	lock, err := b.Lock(ctx, Request(img))
+	d, err := b.ingredients(ctx, img)
 	if err != nil {
 		return nil, err
 	}
@@ -238,12 +269,15 @@ func (b *Builder) describe(ctx context.Context, img *lab.Image) (*description, e
 	if err != nil {
 		return nil, err
 	}
-	recipe := b.recipe(img, lock)
-	contents := map[string]any{"wolffia": id, "lock": lock.Digest(), "recipe": recipe, "overlays": overlays}
-	if _, err := json.Marshal(contents); err != nil {
+	d.recipe = b.recipe(img, d.lock)
+	d.contents = map[string]any{"wolffia": id, "lock": d.lock.Digest(), "recipe": d.recipe, "overlays": overlays}
+	if d.base != nil {
+		d.contents["base"], d.contents["tools"] = d.base.digest, d.tools.Digest()
+	}
+	if _, err := json.Marshal(d.contents); err != nil {
 		return nil, fmt.Errorf("name the image: %w", err)
 	}
-	return &description{recipe: recipe, lock: lock, contents: contents}, nil
+	return d, nil
 }
 
 // key names what was made of d in the store.
@@ -271,12 +305,12 @@ func (b *Builder) Image(ctx context.Context, img *lab.Image, format Format) (*Ar
 		}
 		defer t.close()
 		b.Tell(img, t.report)
-		return WriteTree(f, t.tree, format, d.recipe.Time)
+		return WriteTree(f, t.tree, format, d.limit())
 	})
 	if err != nil {
 		return nil, err
 	}
-	a.report = d.key("")
+	a.report, a.Base = d.key(""), d.baseName()
 	return a, nil
 }
 
@@ -300,6 +334,7 @@ func (b *Builder) artifact(ctx context.Context, kind, key string, lock *debian.L
 // built is a tree whose contents lie in the store until it is closed.
 type built struct {
 	tree   *tree.Tree
+	base   *tree.Tree // has a busybox that needs no libraries
 	report *Report
 	close  func()
 }
@@ -317,6 +352,9 @@ func (b *Builder) recipe(img *lab.Image, lock *debian.Lock) rootfs.Recipe {
 
 // tree unpacks and makes the root file system.
 func (b *Builder) tree(ctx context.Context, img *lab.Image, d *description) (*built, error) {
+	if d.base != nil {
+		return b.treeOnBase(ctx, img, d)
+	}
 	if err := b.Client.Fetch(ctx, d.lock); err != nil {
 		return nil, err
 	}
@@ -324,19 +362,26 @@ func (b *Builder) tree(ctx context.Context, img *lab.Image, d *description) (*bu
 	if err != nil {
 		return nil, err
 	}
-	recipe := d.recipe
-	recipe.Dir = b.Dir // not part of the image's name: overlays are named by content
-	t, made, err := rootfs.Build(recipe, unpacked.Tree)
+	out, err := b.finish(ctx, img, d, unpacked, unpacked.Tree, nil)
 	if err != nil {
-		unpacked.Close()
-		return nil, fmt.Errorf("make image %s: %w", img.Name, err)
-	}
-	report := newReport(unpacked, made)
-	if err := b.keepReport(ctx, d.key(""), report); err != nil {
 		unpacked.Close()
 		return nil, err
 	}
-	return &built{tree: t, report: report, close: func() { unpacked.Close() }}, nil
+	out.close = func() { unpacked.Close() }
+	return out, nil
+}
+
+// finish makes the root file system of a tree of packages, or of a base.
+func (b *Builder) finish(ctx context.Context, img *lab.Image, d *description, unpacked *debian.Unpacked, from, tools *tree.Tree) (*built, error) {
+	recipe := d.recipe
+	recipe.Tools = tools
+	recipe.Dir = b.Dir // not part of the image's name: overlays are named by content
+	t, made, err := rootfs.Build(recipe, from)
+	if err != nil {
+		return nil, fmt.Errorf("make image %s: %w", img.Name, err)
+	}
+	report := newReport(unpacked, made)
+	return &built{tree: t, base: cmp.Or(tools, from), report: report}, b.keepReport(ctx, d.key(""), report)
 }
 
 // WriteTree writes a tree in a format. Times later than limit become limit.

@@ -110,6 +110,9 @@ func words(script string) map[string]bool {
 
 func newReport(u *debian.Unpacked, r *rootfs.Report) *Report {
 	out := &Report{Missing: r.Missing, Applets: len(r.Applets), Pruned: r.Pruned}
+	if u == nil { // no packages besides the tools
+		return out
+	}
 	for _, s := range u.Scripts {
 		out.Scripts = append(out.Scripts, skipped(s))
 	}
