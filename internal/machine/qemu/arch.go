@@ -135,5 +135,5 @@ func orHost(arch string) string {
 
 // guest says what an init has to know of the board.
 func (b board) guest() machine.Guest {
-	return machine.Guest{Console: "/dev/" + b.console, Status: "/dev/" + b.status, Disk: "/dev/vda", Modules: b.modules}
+	return machine.Guest{Console: "/dev/" + b.console, Status: "/dev/" + b.status, Disk: "/dev/vda", Modules: slices.Clone(b.modules)}
 }

@@ -26,6 +26,14 @@
 // guest that restarts ends; Exit tells one from the other by what the console
 // said.
 //
+// Disks are /dev/vda and so on. Unless a disk is persistent, what the guest
+// writes goes into a scratch file, and a disk that can't be written, for lack of
+// room on the host or otherwise, is an error to the guest, which goes on.
+//
+// A machine gives [machine.LinkSetter] and [machine.Examiner], the backend
+// [machine.Scripter]. The console is a serial line, which carries no size:
+// Resize is [machine.ErrNoResize].
+//
 // Deliberately absent: more than one processor, graphics, USB, migration.
 //
 // See https://www.qemu.org/docs/master/system/invocation.html.
