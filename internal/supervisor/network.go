@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net/netip"
 
@@ -61,12 +62,25 @@ func (n *network) close() {
 	n.sw.Close()
 }
 
+// prefix6 is a network's IPv6 prefix. Where the file has none, a lab's only
+// network leaves it to the gateway; several get one each, which follows from
+// the name, so that a machine on two of them knows which is which.
+func prefix6(l *lab.Spec, n *lab.Network) netip.Prefix {
+	if n.Subnet6.IsValid() || len(l.Networks) < 2 {
+		return n.Subnet6
+	}
+	sum := sha256.Sum256([]byte(n.Name))
+	a := netip.MustParseAddr("fd00:77:6f6c::").As16()
+	copy(a[6:8], sum[:2])
+	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
+}
+
 // gatewayConfig describes a network's gateway. The machine has the first
 // lease, so that forwards know where it is before it asks.
 func (s *Session) gatewayConfig(n *lab.Network, uplink bool) gateway.Config {
 	m := s.cfg.Machine
 	cfg := gateway.Config{
-		Subnet: n.Subnet, Prefix6: n.Subnet6, MTU: n.MTU,
+		Subnet: n.Subnet, Prefix6: prefix6(s.cfg.Lab, n), MTU: n.MTU,
 		NoDHCP: n.NoDHCP, NoHost: n.NoHost, Restrict: n.Restrict, Events: s.cfg.Events,
 	}
 	address := cfg.FirstLease()
