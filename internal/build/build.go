@@ -31,9 +31,6 @@ import (
 
 	"wolffia/internal/debian"
 	"wolffia/internal/event"
-	"wolffia/internal/image/compress"
-	"wolffia/internal/image/cpio"
-	"wolffia/internal/image/tarball"
 	"wolffia/internal/lab"
 	"wolffia/internal/rootfs"
 	"wolffia/internal/store"
@@ -76,18 +73,6 @@ type Artifact struct {
 
 	report string // names the report on an image
 }
-
-// Format is how a tree is written.
-type Format struct {
-	Name        string // "cpio" or "tar"
-	Compression string // "none", "gzip" or "zstd"
-}
-
-// Formats are the names that [Format] knows.
-func Formats() []string { return []string{"cpio", "tar"} }
-
-// Compressions are the compressions that [Format] knows.
-func Compressions() []string { return []string{"none", "gzip", "zstd"} }
 
 // HostArch is Debian's name of the architecture that this program runs on.
 func HostArch() string {
@@ -286,32 +271,9 @@ func (d *description) key(format any) string {
 	contents["format"] = format
 	text, err := json.Marshal(contents)
 	if err != nil {
-		panic(err) // describe has tried it, and formats are words
+		panic(err) // describe has tried it, and formats are words and numbers
 	}
 	return digest(text)
-}
-
-// Image makes an image in a format, or finds it in the store. What there is to
-// say about it is said when it is made; see [Builder.Report].
-func (b *Builder) Image(ctx context.Context, img *lab.Image, format Format) (*Artifact, error) {
-	d, err := b.describe(ctx, img)
-	if err != nil {
-		return nil, err
-	}
-	a, err := b.artifact(ctx, kindImage, d.key(format), d.lock, func(f *os.File) error {
-		t, err := b.tree(ctx, img, d)
-		if err != nil {
-			return err
-		}
-		defer t.close()
-		b.Tell(img, t.report)
-		return WriteTree(f, t.tree, format, d.limit())
-	})
-	if err != nil {
-		return nil, err
-	}
-	a.report, a.Base = d.key(""), d.baseName()
-	return a, nil
 }
 
 // artifact finds an object, or makes it, and holds on to it.
@@ -382,21 +344,6 @@ func (b *Builder) finish(ctx context.Context, img *lab.Image, d *description, un
 	}
 	report := newReport(unpacked, made)
 	return &built{tree: t, base: cmp.Or(tools, from), report: report}, b.keepReport(ctx, d.key(""), report)
-}
-
-// WriteTree writes a tree in a format. Times later than limit become limit.
-func WriteTree(f *os.File, t *tree.Tree, format Format, limit time.Time) error {
-	compression := format.Compression
-	if compression == "none" {
-		compression = ""
-	}
-	switch format.Name {
-	case "cpio":
-		return cpio.Write(f, t, cpio.Options{Time: limit, Compression: compress.Kind(compression)})
-	case "tar":
-		return tarball.Write(f, t, tarball.WriteOptions{Time: limit, Compression: compress.Kind(compression)})
-	}
-	return lab.OneOf("format", format.Name, Formats())
 }
 
 func digest(b []byte) string {

@@ -85,6 +85,11 @@ func (b *Builder) linuxFrom(ctx context.Context, s kernel.LinuxSource, req Kerne
 	if err != nil {
 		return nil, err
 	}
+	return b.linuxOf(ctx, s, lock, req)
+}
+
+// linuxOf gives the kernel that lock pins.
+func (b *Builder) linuxOf(ctx context.Context, s kernel.LinuxSource, lock *debian.Lock, req KernelRequest) (*Kernel, error) {
 	unpack := b.unpackOnce(lock)
 	k, err := b.installLinux(ctx, s.Arch, lock, unpack)
 	if err != nil {

@@ -1,14 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +13,7 @@ import (
 	xterm "golang.org/x/term"
 
 	"wolffia/internal/build"
+	"wolffia/internal/image/disk"
 	"wolffia/internal/lab"
 	"wolffia/internal/term"
 )
@@ -27,6 +23,9 @@ type buildVerb struct {
 	out      string
 	format   string
 	compress string
+	size     string
+	table    string
+	kernel   string
 }
 
 func newBuild(env Env) *cobra.Command {
@@ -38,14 +37,31 @@ func newBuild(env Env) *cobra.Command {
 give the same bytes, in any folder, at any time, for anybody.
 
 OUT is a file, - for standard output, or an existing folder, which several
-images need. The format and the compression follow from OUT's name (.cpio,
-.tar, then .gz or .zst) unless flags give them. Without IMAGE all images of
-the file are meant.
+images need. The format follows from OUT's name unless --format gives it:
+
+  .cpio .tar           an archive: an initramfs, or one for all purposes
+  .ext2 .ext3 .ext4    a file system, to be the root of a machine
+  .img .raw            a disk, complete by itself: it boots in any emulator and
+                       on any computer of its architecture, by UEFI and, where
+                       there is such a thing, by BIOS
+  .qcow2               the same in QEMU's own form (.ext4.qcow2: a file system)
+  .oci                 a container image, as an archive of the OCI layout, which
+                       skopeo, podman and docker load take
+
+.gz or .zst behind that compresses it. Without IMAGE all images of the file are
+meant.
+
+A disk has Debian's kernel with all drivers, unless the image or --kernel says
+otherwise; --kernel cloud makes a far smaller disk for virtual machines. Its
+login prompts are on the screen and the serial port: give root a password, or a
+key, by the key users of the image.
 
 One line is printed for each image: SHA-256, size in bytes, and path; with
 --json, an object with these and the image's name.`,
 		Example: `  wolffia build -o root.cpio
   wolffia build base -o base.tar.zst
+  wolffia build -o disk.img && qemu-system-x86_64 -m 512 -drive file=disk.img,format=raw
+  wolffia build --arch arm64 --kernel cloud --size 1G -o board.qcow2
   wolffia build --format cpio --compress gzip -o - | ssh board 'cat > /boot/initrd'`,
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), env, args) },
 	}
@@ -59,6 +75,11 @@ func (o *buildVerb) flags(env Env, cmd *cobra.Command) {
 	f.StringVarP(&o.out, "output", "o", "", "the file or folder to write, or - for standard output")
 	f.StringVar(&o.format, "format", "", "the format: "+strings.Join(build.Formats(), ", "))
 	f.StringVar(&o.compress, "compress", "", "the compression: "+strings.Join(build.Compressions(), ", "))
+	f.StringVar(&o.size, "size", "", "the size of a disk or file system, such as 256M (default: the file's, else what is on it and 64M)")
+	f.StringVar(&o.table, "table", "", "the kind of a disk's partition table: gpt or mbr (default gpt)")
+	f.StringVar(&o.kernel, "kernel", "", "the kernel of a disk: generic, cloud, one of Debian's names, or the path of your own (default generic)")
+	complete(cmd, "size", words("64M", "256M", "1G", "4G"))
+	complete(cmd, "table", words("gpt", "mbr"))
 	complete(cmd, "format", words(build.Formats()...))
 	complete(cmd, "compress", words(build.Compressions()...))
 	cmd.ValidArgsFunction = fromLab(env, &o.file, (*lab.Spec).ImageNames)
@@ -81,7 +102,7 @@ func (o *buildVerb) run(ctx context.Context, env Env, names []string) error {
 	if err != nil {
 		return err
 	}
-	images, err := pickImages(p.Spec, names)
+	images, err := o.images(env, p.Spec, names)
 	if err != nil {
 		return &usageError{err}
 	}
@@ -106,6 +127,28 @@ func (o *buildVerb) run(ctx context.Context, env Env, names []string) error {
 	return nil
 }
 
+// images picks images and lays the flags over them.
+func (o *buildVerb) images(env Env, s *lab.Spec, names []string) ([]*lab.Image, error) {
+	images, err := pickImages(s, names)
+	if err != nil {
+		return nil, err
+	}
+	for _, img := range images {
+		if o.size != "" {
+			if img.Size, err = lab.ParseDiskSize(o.size); err != nil {
+				return nil, err
+			}
+		}
+		if o.kernel != "" {
+			img.Kernel = o.kernel
+			if build.IsPath(o.kernel) {
+				img.Kernel = inDir(env.Dir, o.kernel) // not the file's folder
+			}
+		}
+	}
+	return images, nil
+}
+
 func pickImages(s *lab.Spec, names []string) ([]*lab.Image, error) {
 	if len(names) == 0 {
 		names = s.ImageNames()
@@ -120,124 +163,74 @@ func pickImages(s *lab.Spec, names []string) ([]*lab.Image, error) {
 	return out, nil
 }
 
-// endings are what a file's name says about compression, and in what its place
-// the format stands.
-var endings = []struct{ end, compression, stands string }{
+// packings are what the end of a file's name says about compression, and in
+// what its place the format stands.
+var packings = []struct{ end, compression, stands string }{
 	{".gz", "gzip", ""}, {".zst", "zstd", ""}, {".tgz", "gzip", ".tar"},
 }
 
+// endings are the formats by what a file's name ends in, besides their own names.
+var endings = map[string]string{"img": "disk", "raw": "disk"}
+
 // formatOf takes format and compression from flags, else from the file's name.
 func (o *buildVerb) formatOf(name string) (build.Format, error) {
-	f := build.Format{Name: o.format, Compression: "none"}
+	f := build.Format{Compression: o.compress, Table: disk.Table(o.table)}
 	base := strings.ToLower(filepath.Base(name))
-	for _, e := range endings {
+	for _, e := range packings {
 		if stem, ok := strings.CutSuffix(base, e.end); ok {
-			base, f.Compression = stem+e.stands, e.compression
+			base, f.Compression = stem+e.stands, cmp.Or(o.compress, e.compression)
 			break
 		}
 	}
-	if o.compress != "" {
-		f.Compression = o.compress
+	base, f.QCOW2 = strings.CutSuffix(base, ".qcow2")
+	if o.format == "qcow2" {
+		f.QCOW2 = true
+	} else {
+		f.Name = o.format
 	}
-	if ext := strings.TrimPrefix(filepath.Ext(base), "."); f.Name == "" && slices.Contains(build.Formats(), ext) {
+	ext := strings.TrimPrefix(filepath.Ext(base), ".")
+	switch {
+	case f.Name != "":
+	case slices.Contains(build.Formats(), ext):
 		f.Name = ext
-	}
-	if f.Name == "" {
+	case endings[ext] != "":
+		f.Name = endings[ext]
+	case f.QCOW2:
+		f.Name = "disk"
+	default:
 		return f, fmt.Errorf("%s does not say which format it is to have; give --format %s", name, strings.Join(build.Formats(), " or "))
 	}
-	if err := lab.OneOf("format", f.Name, build.Formats()); err != nil {
+	if err := f.Check(); err != nil {
 		return f, err
 	}
-	return f, lab.OneOf("compression", f.Compression, build.Compressions())
+	if o.size != "" && !f.Sized() {
+		return f, fmt.Errorf("--size is for disks and file systems, and %s is neither", f.Name)
+	}
+	if o.kernel != "" && f.Name != "disk" {
+		return f, fmt.Errorf("--kernel is for disks, and %s is none", f.Name)
+	}
+	return f, nil
+}
+
+func extension(f build.Format) string {
+	ext := "." + f.Name
+	if f.Name == "disk" {
+		ext = ".img"
+	}
+	switch {
+	case f.QCOW2 && f.Name == "disk":
+		return ".qcow2"
+	case f.QCOW2:
+		return ext + ".qcow2"
+	case f.Name == "oci":
+		return ext
+	}
+	return ext + map[string]string{"gzip": ".gz", "zstd": ".zst"}[f.Compression]
 }
 
 func isFolder(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.IsDir()
-}
-
-// deliver copies a built image to where it was asked for, whole or not at all.
-func (o *buildVerb) deliver(env Env, art *build.Artifact, name string, format build.Format, folder bool) error {
-	in, err := os.Open(art.Path)
-	if err != nil {
-		return fmt.Errorf("read the built image: %w", err)
-	}
-	defer in.Close()
-	if o.out == "-" {
-		if _, err := io.Copy(env.Stdout, in); err != nil {
-			return fmt.Errorf("write the image to standard output: %w", err)
-		}
-		return nil
-	}
-	shown := o.out
-	if folder {
-		shown = filepath.Join(o.out, name+extension(format))
-	}
-	sum, size, err := writeWhole(inDir(env.Dir, shown), in)
-	if err != nil {
-		return fmt.Errorf("write image %s to %s: %w", name, shown, err)
-	}
-	if o.json {
-		return json.NewEncoder(env.Stdout).Encode(builtImage{name, sum, size, shown})
-	}
-	var out page
-	out.printf("%s  %d  %s\n", sum, size, shown)
-	return out.show(env)
-}
-
-// builtImage is the result's JSON form.
-type builtImage struct {
-	Image  string `json:"image"`
-	SHA256 string `json:"sha256"`
-	Size   int64  `json:"size"` // in bytes
-	Path   string `json:"path"`
-}
-
-func extension(f build.Format) string {
-	return "." + f.Name + map[string]string{"gzip": ".gz", "zstd": ".zst"}[f.Compression]
-}
-
-// writeWhole copies in to a file that appears complete or not at all. A link
-// is followed, and what is no regular file, such as a device, is written as it is.
-func writeWhole(path string, in *os.File) (sum string, size int64, err error) {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
-	}
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return "", 0, err
-		}
-		return copySum(f, in)
-	}
-	// Nobody else's: two at once must not write to one file.
-	temp := filepath.Join(filepath.Dir(path), ".wolffia-"+rand.Text()[:10])
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
-	if err != nil {
-		return "", 0, err
-	}
-	if sum, size, err = copySum(f, in); err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		os.Remove(temp)
-		return "", 0, err
-	}
-	return sum, size, nil
-}
-
-// copySum copies in to f, which it closes. It reads twice, because the kernel
-// copies faster than we do.
-func copySum(f, in *os.File) (sum string, size int64, err error) {
-	size, err = io.Copy(f, in)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return "", 0, err
-	}
-	h := sha256.New()
-	if _, err = in.Seek(0, io.SeekStart); err == nil {
-		_, err = io.Copy(h, in)
-	}
-	return hex.EncodeToString(h.Sum(nil)), size, err
 }
 
 // sizeText is a size for people.

@@ -52,6 +52,8 @@ type Image struct {
 	Services []string
 	Hostname string
 	Init     rootfs.Init // empty means busybox's
+	Size     Size        // of a file system or a disk; 0 means as small as can be, with some room
+	Kernel   string      // of a disk: a flavour, one of Debian's names, or a path on the host; empty means the generic one
 }
 
 // Network is one virtual switch and, unless NoGateway, its router.

@@ -73,6 +73,27 @@ func ParseMemory(s string) (Size, error) {
 	return n, nil
 }
 
+// Limits of a disk's or a file system's size.
+const (
+	MinDisk = 1 * MiB
+	MaxDisk = 16 * TiB
+)
+
+// ParseDiskSize reads the size of a disk or a file system, which is of whole
+// blocks of 4 KiB.
+func ParseDiskSize(s string) (Size, error) {
+	n, err := ParseSize(s)
+	switch {
+	case err != nil:
+		return 0, err
+	case n < MinDisk || n > MaxDisk:
+		return 0, fmt.Errorf("size %s is not within %s and %s", s, MinDisk, MaxDisk)
+	case n%(4*KiB) != 0:
+		return 0, fmt.Errorf("size %s is not of whole blocks of 4K; write one such as 64M", s)
+	}
+	return n, nil
+}
+
 // Forward lets the host, or whoever reaches its address, into a machine.
 type Forward struct {
 	Network string         // "tcp" or "udp"
