@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"wolffia/internal/kernel"
@@ -30,8 +31,24 @@ func linux(t *testing.T, release, arch, flavour string) *kernel.Kernel {
 	if err != nil {
 		t.Fatal(err)
 	}
+	k.KeepIndex(func(scan func() (*kernel.ModuleIndex, error)) (*kernel.ModuleIndex, error) {
+		scanned.Lock()
+		defer scanned.Unlock()
+		if x := scanned.by[k.Release]; x != nil {
+			return x, nil
+		}
+		x, err := scan()
+		scanned.by[k.Release] = x
+		return x, err
+	})
 	return k
 }
+
+// scanned are the indexes of kernels that a test has read already.
+var scanned = struct {
+	sync.Mutex
+	by map[string]*kernel.ModuleIndex
+}{by: map[string]*kernel.ModuleIndex{}}
 
 // write writes the regular files of a tree into a folder of the test's own.
 func write(t *testing.T, r *tree.Tree) string {
