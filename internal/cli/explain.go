@@ -45,6 +45,7 @@ type explanation struct {
 
 type imagePlan struct {
 	Name     string   `json:"name"`
+	From     string   `json:"from,omitempty"` // what it starts from; a registry's image by its digest
 	Release  string   `json:"release"`
 	Arch     string   `json:"arch"`
 	Mirror   string   `json:"mirror"`
@@ -174,11 +175,11 @@ func newExplainBuild(env Env) *cobra.Command {
 			}
 			x := explanation{Lab: p.Name}
 			for _, img := range images {
-				lock, err := p.builder.Lock(cmd.Context(), build.Request(img))
+				art, err := p.builder.Ingredients(cmd.Context(), img)
 				if err != nil {
-					return err
+					return asUsage(err)
 				}
-				x.Images = append(x.Images, p.imagePlan(img, &build.Artifact{Lock: lock}))
+				x.Images = append(x.Images, p.imagePlan(img, art))
 			}
 			return x.show(env, o.json)
 		},
@@ -212,11 +213,11 @@ The image is made for that, if it has not been before.`,
 			}
 			x := explanation{Lab: p.Name}
 			for _, img := range images {
-				lock, err := p.builder.Lock(cmd.Context(), build.Request(img))
+				art, err := p.builder.Ingredients(cmd.Context(), img)
 				if err != nil {
 					return asUsage(err)
 				}
-				plan := p.imagePlan(img, &build.Artifact{Lock: lock})
+				plan := p.imagePlan(img, art)
 				if plan.Report, err = p.builder.Report(cmd.Context(), img); err != nil {
 					return asUsage(err)
 				}
@@ -247,7 +248,7 @@ func showReport(w io.Writer, r *build.Report) {
 
 func (p *project) imagePlan(img *lab.Image, art *build.Artifact) imagePlan {
 	x := imagePlan{
-		Name: img.Name, Release: img.Release, Arch: art.Lock.Request.Arch,
+		Name: img.Name, From: art.Base, Release: art.Lock.Request.Release, Arch: art.Lock.Request.Arch,
 		Mirror: p.mirror.URI, Bytes: art.Lock.Size(), Path: art.Path,
 	}
 	for i := range art.Lock.Packages {
@@ -278,6 +279,9 @@ func (x *explanation) show(env Env, asJSON bool) error {
 		mirror := i.Mirror
 		if mirror == "" {
 			mirror = "no mirror known"
+		}
+		if i.From != "" {
+			fmt.Fprintf(w, "image %s: from %s\n", i.Name, i.From)
 		}
 		fmt.Fprintf(w, "image %s: Debian %s, %s, from %s\n  %d packages, %s to download when not cached:\n",
 			i.Name, i.Release, i.Arch, mirror, len(i.Packages), sizeText(i.Bytes))

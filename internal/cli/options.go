@@ -119,7 +119,7 @@ func (o *buildOptions) open(env Env, events event.Sink) (*project, error) {
 		Store: st, Mirror: mirror, MirrorErr: mirrorErr, Keyrings: keyrings, Events: events, Getenv: env.Getenv,
 		Update: o.update, Offline: o.offline, AllowExpired: o.expired,
 	})
-	b := &build.Builder{Store: st, Client: client, Events: events, Dir: l.dir(env), Update: o.update, Now: time.Now}
+	b := &build.Builder{Store: st, Client: client, Events: events, Dir: l.dir(env), Update: o.update, Offline: o.offline, Getenv: env.Getenv, Now: time.Now}
 	if l.path != "" {
 		b.LockFile = lockFile(l.path)
 	}
@@ -161,7 +161,7 @@ func (o *buildOptions) apply(s *lab.Spec) error {
 	}
 	for _, img := range s.Images {
 		if o.release != "" {
-			img.Release = o.release
+			img.Release, img.Guess = o.release, false
 		}
 		if o.arch != "" {
 			img.Arch = o.arch

@@ -15,6 +15,7 @@ import (
 	xterm "golang.org/x/term"
 
 	"wolffia/internal/access"
+	"wolffia/internal/build"
 	"wolffia/internal/rootfs"
 	"wolffia/internal/supervisor"
 	"wolffia/internal/term"
@@ -330,6 +331,10 @@ func (o *runOptions) terminal(env Env, cmd *access.Command) (restore func(), err
 func asUsage(err error) error {
 	var path *os.PathError
 	var recipe *rootfs.Error
+	var base *build.BaseError
+	if errors.As(err, &base) && errors.Is(err, fs.ErrNotExist) {
+		return &usageError{err}
+	}
 	if errors.As(err, &recipe) && (!errors.As(err, &path) || errors.Is(err, fs.ErrNotExist)) {
 		return &usageError{err}
 	}

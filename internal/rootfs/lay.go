@@ -104,6 +104,43 @@ func checkLoader(base, packages *tree.Tree) error {
 	return nil
 }
 
+// ArchError says that a base is for another architecture.
+type ArchError struct {
+	Path       string // of a program that says so
+	Have, Want string
+}
+
+func (e *ArchError) Error() string {
+	return fmt.Sprintf("the base is for %s (%s), and the image for %s; %s", e.Have, e.Path, e.Want, e.Fix())
+}
+
+// Fix is what a person can do.
+func (e *ArchError) Fix() string { return "set arch: " + e.Have + ", or take another base" }
+
+// checkArch looks at the first programs of a base from elsewhere.
+func (r *Recipe) checkArch(base *tree.Tree) error {
+	if r.Tools == nil || r.Arch == "" {
+		return nil
+	}
+	for _, name := range []string{"/bin/sh", "/bin/busybox", "/sbin/init", "/usr/bin/env", "/bin/ls", "/bin/bash"} {
+		real, n, err := base.Resolve(name)
+		if err != nil || n.Type() != tree.TypeRegular {
+			continue
+		}
+		o, err := readNode(n)
+		if err != nil {
+			continue // a script, or damaged: then it says nothing
+		}
+		for arch, machine := range machines {
+			if machine == o.machine && arch != r.Arch {
+				return &ArchError{real, arch, r.Arch}
+			}
+		}
+		return nil
+	}
+	return nil
+}
+
 // joinStatus gives the list of what base has and packages has not, and of what
 // packages has; it is empty where one of them has no list.
 func joinStatus(base, packages *tree.Tree) (string, error) {

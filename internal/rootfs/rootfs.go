@@ -130,6 +130,9 @@ func (e *Error) Unwrap() error { return e.Err }
 // not change base; contents are shared.
 func Build(r Recipe, base *tree.Tree) (*tree.Tree, *Report, error) {
 	rep := &Report{}
+	if err := r.checkArch(base); err != nil {
+		return nil, nil, err
+	}
 	t := clone(base)
 	if r.Deps == DepsELF && r.Tools == nil {
 		wanted, err := PackageFiles(t, r.Packages)
