@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"bufio"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -11,9 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,71 +20,14 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"wolffia/internal/event"
-	"wolffia/internal/tooltest"
+	"wolffia/internal/image/oci/ocitest"
 	"wolffia/internal/tree"
 	"wolffia/internal/tree/treetest"
 )
 
-// listening is what the registry logs when it is ready.
-var listening = regexp.MustCompile(`listening on (127\.0\.0\.1:[0-9]+)`)
-
-// startRegistry runs a real registry on loopback for as long as the test, and
-// gives its address. more is YAML at the end of its configuration.
-func startRegistry(t *testing.T, more string) string {
-	t.Helper()
-	tool := tooltest.Require(t, "docker-registry", "docker-registry")
-	dir := t.TempDir()
-	config := filepath.Join(dir, "config.yml")
-	must(t, os.WriteFile(config, fmt.Appendf(nil, `version: 0.1
-log: {level: info, accesslog: {disabled: true}}
-storage: {filesystem: {rootdirectory: %q}}
-http: {addr: "127.0.0.1:0"}
-%s`, dir, more), 0o600))
-	cmd := exec.Command(tool, "serve", config)
-	cmd.Env = []string{"OTEL_TRACES_EXPORTER=none"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	log, err := cmd.StderrPipe()
-	must(t, err)
-	must(t, cmd.Start())
-	var lines strings.Builder
-	addr, drained := make(chan string, 1), make(chan struct{})
-	go func() {
-		defer close(drained)
-		defer close(addr)
-		for s := bufio.NewScanner(log); s.Scan(); {
-			if m, _, ok := strings.Cut(s.Text(), " go.version="); ok && !strings.Contains(m, "level=info") {
-				fmt.Fprintln(&lines, m)
-			}
-			if m := listening.FindStringSubmatch(s.Text()); m != nil {
-				addr <- m[1]
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		<-drained
-		cmd.Wait()
-		if t.Failed() {
-			t.Logf("the registry says:\n%s", lines.String())
-		}
-	})
-	a, ok := <-addr
-	if !ok {
-		t.Fatalf("the registry ended:\n%s", lines.String())
-	}
-	return a
-}
-
-// noCredentials keeps the person's own out of the tests.
-func noCredentials(t *testing.T) {
-	t.Setenv("DOCKER_CONFIG", t.TempDir())
-	t.Setenv("REGISTRY_AUTH_FILE", filepath.Join(t.TempDir(), "none"))
-}
-
 // TestRegistry pushes to and pulls from a real registry, as skopeo does, too.
 func TestRegistry(t *testing.T) {
-	noCredentials(t)
-	addr := startRegistry(t, "")
+	addr := ocitest.Registry(t, "")
 	ctx := context.Background()
 	want, other := random(3), random(4)
 	date := time.Date(2150, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -194,12 +134,11 @@ func (r *recorder) check(t *testing.T, task string) {
 
 // TestCredentials logs in as docker's configuration says.
 func TestCredentials(t *testing.T) {
-	noCredentials(t)
 	hash, err := bcrypt.GenerateFromPassword([]byte("duckweed"), bcrypt.MinCost)
 	must(t, err)
 	htpasswd := filepath.Join(t.TempDir(), "htpasswd")
 	must(t, os.WriteFile(htpasswd, fmt.Appendf(nil, "anna:%s\n", hash), 0o600))
-	addr := startRegistry(t, fmt.Sprintf("auth: {htpasswd: {realm: test, path: %q}}\n", htpasswd))
+	addr := ocitest.Registry(t, fmt.Sprintf("auth: {htpasswd: {realm: test, path: %q}}\n", htpasswd))
 	dir, _ := layoutOf(t, "", Image{Tree: tree.New(), Arch: "amd64"})
 	_, err = Push(context.Background(), dir, addr+"/x", RegistryOptions{})
 	if err == nil || !strings.Contains(err.Error(), "log in: docker login "+addr) {
@@ -215,7 +154,7 @@ func TestCredentials(t *testing.T) {
 
 // TestLyingRegistry gets blobs that are not what the manifest promises.
 func TestLyingRegistry(t *testing.T) {
-	noCredentials(t)
+	ocitest.NoCredentials(t)
 	dir, digest := layoutOf(t, "", Image{Tree: random(5), Arch: "amd64"})
 	file := func(digest string) []byte {
 		b, err := os.ReadFile(filepath.Join(dir, blobName(digest)))
@@ -258,7 +197,7 @@ func TestLyingRegistry(t *testing.T) {
 
 // TestStall connects to a registry that says half of what it has.
 func TestStall(t *testing.T) {
-	noCredentials(t)
+	ocitest.NoCredentials(t)
 	done := make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/v2/" {
@@ -279,7 +218,7 @@ func TestStall(t *testing.T) {
 
 // TestNobody connects to where no registry is.
 func TestNobody(t *testing.T) {
-	noCredentials(t)
+	ocitest.NoCredentials(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	addr := l.Addr().String()
