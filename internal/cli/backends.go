@@ -55,7 +55,11 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 			r.close()
 		}
 	}()
-	if r.image, err = p.builder.Image(ctx, img, build.Format{Name: "cpio", Compression: "none"}); err != nil {
+	format := build.Format{Name: "cpio", Compression: "none"}
+	if m.Root == lab.RootDisk {
+		format.Name = "ext4"
+	}
+	if r.image, err = p.builder.Image(ctx, img, format); err != nil {
 		return nil, err
 	}
 	r.closers = append(r.closers, r.image.Release)
@@ -76,7 +80,24 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 		Image: r.image.Path, Modules: r.kernel.Modules, Console: console, Term: env.Getenv("TERM"),
 		Dir: dir, Env: processEnv(env, dir), Patience: o.patience, Events: events,
 	}
+	if m.Root == lab.RootDisk {
+		return r, p.rootOnDisk(ctx, r, img)
+	}
 	return r, nil
+}
+
+// rootOnDisk puts the machine's root on a disk, of which it writes to a copy.
+func (p *project) rootOnDisk(ctx context.Context, r *ready, img *lab.Image) error {
+	initrd, err := p.builder.Initrd(ctx, img)
+	if err != nil {
+		return err
+	}
+	r.closers = append(r.closers, initrd.Release)
+	c := &r.config
+	c.Disks = []machine.Disk{{Path: c.Image, Format: machine.Raw}}
+	c.Image = initrd.Path
+	c.Cmdline = []string{"root=" + c.Backend.Guest(c.Arch).Disk, "rw"}
+	return nil
 }
 
 // processEnv is the environment of the kernel's process: nothing of the
@@ -141,8 +162,6 @@ func (p *project) imageFor(m *lab.Machine) *lab.Image {
 func (p *project) check(m *lab.Machine, img *lab.Image) error {
 	arch := img.Arch
 	switch {
-	case m.Root == lab.RootDisk:
-		return usagef("machine %q: a root on a disk is not possible yet; leave root out", m.Name)
 	case m.Backend == lab.BackendView:
 		return usagef("machine %q: backend %s is not there yet; uml and qemu are", m.Name, m.Backend)
 	case m.Backend == lab.BackendUML && arch != build.HostArch():
@@ -163,8 +182,15 @@ func hasUML() bool { return build.HostArch() == "amd64" }
 func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image) (*build.Kernel, error) {
 	arch := img.Arch
 	req := build.KernelRequest{Release: img.Release, Arch: arch, Modules: modules(m), Optional: qemu.Backend{}.Guest(arch).Modules}
-	if m.Kernel != "" {
-		k, err := p.builder.LocalKernel(ctx, inDir(p.builder.Dir, m.Kernel), req)
+	if m.Root == lab.RootDisk {
+		req.Optional = append(slices.Clone(req.Optional), "ext4")
+	}
+	own := m.Kernel
+	if own == "" && build.IsPath(img.Kernel) {
+		own = img.Kernel
+	}
+	if own != "" {
+		k, err := p.builder.LocalKernel(ctx, inDir(p.builder.Dir, own), req)
 		if err != nil {
 			return nil, &usageError{err}
 		}
@@ -177,6 +203,7 @@ func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image) (*
 	if m.Backend == lab.BackendUML || m.Backend == lab.BackendAuto && hasUML() && arch == build.HostArch() {
 		return p.builder.UML(ctx, kernel.UMLSuites(host.New().XState()), modules(m))
 	}
+	req.Flavour = img.Kernel
 	return p.builder.Linux(ctx, req)
 }
 

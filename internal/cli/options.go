@@ -185,6 +185,7 @@ type machineOptions struct {
 	forwards []string
 	backend  string
 	kernel   string
+	root     string
 	cmdline  []string
 	modules  []string
 	patience time.Duration
@@ -201,12 +202,14 @@ func (o *machineOptions) flags(env Env, file *string, cmd *cobra.Command) {
 	f.StringArrayVar(&o.forwards, "forward", nil, "lead a port of the host into the machine: [ADDRESS:]HOSTPORT:PORT[/udp]")
 	f.StringVar(&o.backend, "backend", "", "what runs it: "+strings.Join(lab.Backends(), ", "))
 	f.StringVar(&o.kernel, "kernel", "", "a kernel of your own: an image (bzImage, Image, vmlinux, linux) or the folder it was built in")
+	f.StringVar(&o.root, "root", "", "where its root is: initramfs (in memory) or disk (writes are gone with the machine)")
 	f.StringArrayVar(&o.cmdline, "cmdline", nil, "a further kernel parameter")
 	f.StringArrayVar(&o.modules, "module", nil, "a further kernel module to load at boot")
 	f.DurationVar(&o.patience, "boot-timeout", supervisor.DefaultPatience, "how long a machine that boots may report no progress before it is given up")
 	complete(cmd, "memory", words("64M", "128M", "256M", "512M", "1G", "2G"))
 	complete(cmd, "network", fromLab(env, file, func(s *lab.Spec) []string { return append(s.NetworkNames(), "none") }))
 	complete(cmd, "backend", words(lab.Backends()...))
+	complete(cmd, "root", words(lab.Roots()...))
 	for _, name := range []string{"subnet", "subnet6", "forward", "cmdline", "module", "boot-timeout"} {
 		complete(cmd, name, words())
 	}
@@ -232,6 +235,12 @@ func (o *machineOptions) machine(s *lab.Spec, name string) (*lab.Machine, error)
 			return nil, err
 		}
 		m.Backend = lab.Backend(o.backend)
+	}
+	if o.root != "" {
+		if err := lab.OneOf("root", o.root, lab.Roots()); err != nil {
+			return nil, err
+		}
+		m.Root = lab.Root(o.root)
 	}
 	switch o.network {
 	case "":

@@ -185,7 +185,7 @@ func machineKeys() []key[Machine] {
 			func(d *decoder, n ast.Node, m *Machine) { choice(d, n, "arch", Arches(), &m.Arch) }},
 		{"memory", "RAM.", scalarShape("128M"),
 			func(d *decoder, n ast.Node, m *Machine) { parsed(d, n, "memory", ParseMemory, &m.Memory) }},
-		{"root", "Where the root file system lives: in memory, or on a disk that lasts.", wordShape(roots...),
+		{"root", "Where the root file system lives: in memory, or on a disk, of which a throwaway machine writes to a copy.", wordShape(roots...),
 			func(d *decoder, n ast.Node, m *Machine) { choice(d, n, "root", roots, &m.Root) }},
 		{"networks", "The networks it is on, in the order of its cards.", listShape(textShape("lan")),
 			func(d *decoder, n ast.Node, m *Machine) { m.Networks = d.texts(n, "networks") }},

@@ -237,3 +237,6 @@ func mac(words ...string) net.HardwareAddr {
 // ControlMAC is the address of the card on a machine's own link to wolffia,
 // which is not part of any network.
 func ControlMAC(lab, machine string) net.HardwareAddr { return mac("control", lab, machine) }
+
+// Roots are the places where a machine's root can live.
+func Roots() []string { return roots }

@@ -20,6 +20,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -42,8 +43,10 @@ type Config struct {
 	Arch     string // of the kernel and so of the machine, by Debian's name
 	Backend  machine.Backend
 	Kernel   string // path of the kernel, of the kind the backend boots
-	Image    string // path of the image as a cpio archive
-	Modules  string // path of a cpio archive with kernel modules; may be empty
+	Image    string // path of the image, or of what finds it on a disk, as a cpio archive
+	Disks    []machine.Disk
+	Cmdline  []string // kernel parameters, before the machine's own
+	Modules  string   // path of a cpio archive with kernel modules; may be empty
 	Console  rootfs.Console
 	Term     string        // the kind of terminal that shows the console
 	Dir      string        // existing private folder; the caller removes it
@@ -147,7 +150,8 @@ func (s *Session) standalone() machine.Spec {
 	m, c := s.cfg.Machine, s.cfg
 	spec := machine.Spec{
 		Name: m.Name, Arch: c.Arch, Memory: int64(m.Memory), Kernel: c.Kernel,
-		Initramfs: []string{c.Image}, Cmdline: m.Cmdline, Dir: c.Dir, Env: c.Env,
+		Initramfs: []string{c.Image}, Cmdline: slices.Concat(c.Cmdline, m.Cmdline),
+		Disks: c.Disks, Dir: c.Dir, Env: c.Env,
 	}
 	if c.Modules != "" {
 		spec.Initramfs = append(spec.Initramfs, c.Modules)
