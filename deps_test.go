@@ -23,6 +23,7 @@ var layers = []string{
 	"image/compress image/mbr",
 	"image/cpio image/tarball image/ext4 image/gpt image/fat image/uki image/grub image/qcow2",
 	"image/oci image/disk",
+	"image/oci/ocitest",
 	"debian/control",
 	"debian/resolve debian/deb",
 	"debian",
