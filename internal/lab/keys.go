@@ -175,7 +175,6 @@ func networkKeys() []key[Network] {
 }
 
 func machineKeys() []key[Machine] {
-	roots := []string{string(RootInitramfs), string(RootDisk)}
 	return []key[Machine]{
 		{"image", "The image it starts from; may be left out when there is only one.", textShape("base"),
 			func(d *decoder, n ast.Node, m *Machine) { d.set(n, "image", &m.Image) }},
@@ -185,8 +184,8 @@ func machineKeys() []key[Machine] {
 			func(d *decoder, n ast.Node, m *Machine) { choice(d, n, "arch", Arches(), &m.Arch) }},
 		{"memory", "RAM.", scalarShape("128M"),
 			func(d *decoder, n ast.Node, m *Machine) { parsed(d, n, "memory", ParseMemory, &m.Memory) }},
-		{"root", "Where the root file system lives: in memory, or on a disk, of which a throwaway machine writes to a copy.", wordShape(roots...),
-			func(d *decoder, n ast.Node, m *Machine) { choice(d, n, "root", roots, &m.Root) }},
+		{"root", "Where the root file system lives: in memory, or on a disk, of which a throwaway machine writes to a copy.", wordShape(Roots()...),
+			func(d *decoder, n ast.Node, m *Machine) { choice(d, n, "root", Roots(), &m.Root) }},
 		{"networks", "The networks it is on, in the order of its cards.", listShape(textShape("lan")),
 			func(d *decoder, n ast.Node, m *Machine) { m.Networks = d.texts(n, "networks") }},
 		{"forwards", "Ports of the host that lead into the machine: [ADDRESS:]HOSTPORT:PORT[/udp].",

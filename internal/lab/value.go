@@ -239,4 +239,4 @@ func mac(words ...string) net.HardwareAddr {
 func ControlMAC(lab, machine string) net.HardwareAddr { return mac("control", lab, machine) }
 
 // Roots are the places where a machine's root can live.
-func Roots() []string { return roots }
+func Roots() []string { return []string{string(RootInitramfs), string(RootDisk)} }
