@@ -186,7 +186,7 @@ func TestCompletions(t *testing.T) {
 		"run -f x.yaml --network":      "wide none :4",
 		"run -f broken.yaml --network": ":4",
 		"explain run --backend":        "auto uml qemu view :36",
-		"build --format":               "cpio tar :36",
+		"build --format":               "cpio tar ext2 ext3 ext4 disk qcow2 oci :36",
 		"run --arch":                   "amd64 arm64 armhf i386 riscv64 :36",
 		"help cache":                   "ls prune :4",
 		"run --file":                   "yaml yml :8",
