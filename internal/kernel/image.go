@@ -45,6 +45,11 @@ type NotKernelError struct {
 
 func (e *NotKernelError) Error() string { return "not a Linux kernel: " + e.Why }
 
+// Fix says what to give instead.
+func (e *NotKernelError) Fix() string {
+	return "give a bzImage, Image, zImage, vmlinux or user-mode-linux that is whole, or the folder that a kernel was built in"
+}
+
 // Magic numbers of the formats and where they stand.
 const (
 	x86Magic, x86MagicAt     = 0x53726448, 0x202 // "HdrS", Documentation/arch/x86/boot.rst

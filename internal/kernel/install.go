@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"wolffia/internal/tree"
@@ -16,6 +17,9 @@ import (
 type InstallOptions struct {
 	Modules []string // names or aliases; what they need comes with them
 	All     bool     // all modules, whatever Modules says
+	// Without leaves modules out of All, and out of the lists: those in folders
+	// of the kernel's source, such as "drivers/media". What others need stays.
+	Without []string
 }
 
 // Install puts the kernel into the root t as a distribution would have it:
@@ -54,6 +58,9 @@ func (k *Kernel) Install(t *tree.Tree, o InstallOptions) error {
 		}
 		index = index.Keep(names)
 	} else {
+		if len(o.Without) > 0 {
+			index = index.without(o.Without)
+		}
 		for i := range index.Modules {
 			m := &index.Modules[i]
 			if err := put(m.Path(), tree.File(0o644, unpacked{k, m})); err != nil {
@@ -62,6 +69,17 @@ func (k *Kernel) Install(t *tree.Tree, o InstallOptions) error {
 		}
 	}
 	return k.installLists(index, put)
+}
+
+// without is x but for the modules in folders that no other needs.
+func (x *ModuleIndex) without(folders []string) *ModuleIndex {
+	var names []string
+	for _, m := range x.Modules {
+		if !slices.ContainsFunc(folders, func(f string) bool { return strings.HasPrefix(m.File, "kernel/"+f+"/") }) {
+			names = append(names, m.Name)
+		}
+	}
+	return x.Keep(names)
 }
 
 func (k *Kernel) installBoot(t *tree.Tree) error {
