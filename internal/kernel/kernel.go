@@ -1,30 +1,32 @@
-// Package kernel gets kernels and their modules out of Debian packages, in the
-// form that machines boot.
+// Package kernel gets kernels and their modules, out of Debian packages or from
+// the host, in the form that machines boot.
 //
-// Two kinds are known: user-mode-linux, an ordinary program that [Kernel.InstallUML]
-// makes independent of the host's C library, and linux-image, the kernel of a
-// machine, for every architecture of [LinuxSources].
+// Of packages two kinds are known: user-mode-linux, an ordinary program that
+// [Kernel.InstallUML] makes independent of the host's C library, and
+// linux-image, the kernel of a machine, for every architecture of
+// [LinuxSources]. [Open] finds a kernel of the person's own: an image or the
+// folder of a kernel build.
 //
-//	k, err := kernel.FromPackage(pkg)                          // an unpacked user-mode-linux
-//	err = k.InstallUML(dir, pkg)                               // dir/linux, dir/rt
 //	k, err := kernel.FromPackage(pkg)                          // an unpacked linux-image
 //	r, err := k.Image.Open()                                   // vmlinuz
-//	mods, err := k.Closure([]string{"ipv6", "overlay"})        // in the order to load
+//	mods, err := k.Closure([]string{"virtio_net", "overlay"})  // in the order to load
 //	t, err := kernel.ModuleTree(k.Release, mods)               // for an initramfs
+//	err = k.Install(root, kernel.InstallOptions{All: true})    // for a disk
 //
-// Modules' dependencies are read from the modules themselves (the .modinfo
-// section), since packages come without modules.dep; it is what depmod does.
-// Modules are unpacked (xz, zstd, gzip) and lose their debug information,
-// unless they are signed, so that guests load them fast.
+// Packages come without what depmod(8) makes when they are installed: modules'
+// dependencies are read from the modules themselves (the .modinfo section), and
+// for disks depmod's files are made here ([ModuleIndex]). Modules are unpacked
+// (xz, zstd, gzip) and lose their debug information, unless they are signed, so
+// that guests load them fast.
 //
 // Kernels are recognised by their content ([Identify]); those that unpack
 // themselves can be unpacked here ([Uncompress]), which starts them faster.
 //
-// Deliberately absent so far: building kernels, and the wildcards of
-// modules.alias.
+// Deliberately absent: building kernels, the wildcards of modules.alias (a
+// module is asked for by its name or an alias without any), lzma and lzo.
 //
-// See https://docs.kernel.org/virt/uml/user_mode_linux_howto_v2.html and
-// depmod(8).
+// See https://docs.kernel.org/virt/uml/user_mode_linux_howto_v2.html,
+// https://docs.kernel.org/arch/x86/boot.html, modules.dep(5) and depmod(8).
 package kernel
 
 import (
