@@ -68,7 +68,7 @@ func TestBadUse(t *testing.T) {
 		"run --release ../etc":     `release "../etc" is no Debian code name; write one such as trixie`,
 		"run -t -T":                `--tty and --no-tty exclude each other`,
 		"cache prune --older -1h":  `--older -1h0m0s lies in the future; write a duration such as 720h`,
-		"build -o my.cpio.xz":      `my.cpio.xz does not say which format it is to have; give --format cpio or tar`,
+		"build -o my.cpio.xz":      `my.cpio.xz does not say which format it is to have; give --format cpio or tar or ext2 or ext3 or ext4 or disk or qcow2 or oci`,
 		"frob\x1b]0;title\x07nate": "unknown verb \"frob\\x1b]0;title\\anate\"; see wolffia --help",
 	} {
 		r := wolffia(t, t.TempDir(), strings.Fields(args)...)
@@ -160,7 +160,7 @@ func TestHelpHasExamples(t *testing.T) {
 // TestFlagsComplete: every flag with a value completes, if only to nothing;
 // those that name any file are left to the shell.
 func TestFlagsComplete(t *testing.T) {
-	anyFile := []string{"keyring", "output"}
+	anyFile := []string{"keyring", "output", "kernel"}
 	everyCommand(newRoot(Env{}, nil), func(c *cobra.Command) {
 		c.Flags().VisitAll(func(f *pflag.Flag) {
 			_, has := c.GetFlagCompletionFunc(f.Name)

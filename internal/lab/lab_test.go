@@ -52,7 +52,7 @@ func TestMistakes(t *testing.T) {
 		"unknown top key":   {"machnies: {}\n", `f:1:1: unknown key "machnies" in the file; did you mean "machines"?`},
 		"far off key":       {"zzzzzzzz: {}\n", `f:1:1: unknown key "zzzzzzzz" in the file; it may have name, mirror, keyring, images, networks, machines`},
 		"bad memory":        {"machines:\n  alice: {memory: 12 bananas}\n", `f:2:19: "12 bananas" is no size; write one such as 64M or 2G`},
-		"little memory":     {"machines:\n  alice: {memory: 1M}\n", `f:2:19: memory 1M is too small for any Linux; give at least 16M`},
+		"little memory":     {"machines:\n  alice: {memory: 1K}\n", `f:2:19: memory 1K is too small for any Linux; give at least 1M`},
 		"much memory":       {"machines:\n  alice: {memory: 9000T}\n", `f:2:19: memory 9000T is impossible; give at most 1T`},
 		"unknown image":     {"images: {base: }\nmachines:\n  alice: {image: bsae}\n", `f:3:18: unknown image "bsae"; did you mean "base"?`},
 		"unknown network":   {"networks: {lan: }\nmachines:\n  alice: {networks: [lan, lna]}\n", `f:3:27: unknown network "lna"; did you mean "lan"?`},
@@ -85,7 +85,7 @@ func TestMistakes(t *testing.T) {
 }
 
 func TestEveryMistakeIsReported(t *testing.T) {
-	_, err := Parse("f", []byte("nmae: x\nimages: {b: {arch: x86}}\nmachines: {a: {memory: 1}}\n"))
+	_, err := Parse("f", []byte("nmae: x\nimages: {b: {arch: x86}}\nmachines: {a: {memory: 1K}}\n"))
 	var errs Errors
 	if !errors.As(err, &errs) || len(errs) != 3 {
 		t.Fatalf("got %v", err)

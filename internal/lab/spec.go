@@ -106,7 +106,7 @@ const (
 // Limits and defaults of a machine.
 const (
 	DefaultMemory = 128 * MiB
-	MinMemory     = 16 * MiB
+	MinMemory     = 1 * MiB // what a Linux needs is more; the backend knows
 	MaxMemory     = 1024 * GiB
 	DefaultMTU    = 1500
 	MinMTU        = 1280 // what IPv6 asks of a link

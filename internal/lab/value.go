@@ -58,9 +58,12 @@ func (n Size) String() string {
 	return strconv.FormatInt(int64(n), 10)
 }
 
-// ParseMemory reads a machine's memory and holds it to what a Linux can boot
-// with.
+// ParseMemory reads a machine's memory, within what can be meant. A number by
+// itself is MiB, as it is for QEMU.
 func ParseMemory(s string) (Size, error) {
+	if s != "" && strings.Trim(s, "0123456789") == "" {
+		s += "M"
+	}
 	n, err := ParseSize(s)
 	switch {
 	case err != nil:

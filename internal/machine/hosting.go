@@ -41,7 +41,10 @@ func (s *Spec) Check(l Limits) error {
 	}
 	switch {
 	case s.Memory < l.MinMemory:
-		return bad("%d bytes of memory are too few; the least is %d MiB", s.Memory, l.MinMemory>>20)
+		return &StartError{
+			Machine: s.Name, Stage: "start", Cause: fmt.Sprintf("%d MiB of memory are too little for any Linux", s.Memory>>20),
+			Fix: fmt.Sprintf("give it at least %dM (--memory)", l.MinMemory>>20),
+		}
 	case s.Memory > l.MaxMemory:
 		return bad("%d bytes of memory are too many; the most is %d GiB", s.Memory, l.MaxMemory>>30)
 	case len(s.NICs) > l.MaxNICs:
