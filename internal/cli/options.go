@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"time"
@@ -25,6 +26,7 @@ type buildOptions struct {
 	file     string
 	mirror   string
 	keyrings []string
+	from     string
 	release  string
 	arch     string
 	packages []string
@@ -41,6 +43,7 @@ func (o *buildOptions) flags(env Env, cmd *cobra.Command) {
 	f.StringVarP(&o.file, "file", "f", "", "the lab's file (default wolffia.yaml where there is one)")
 	f.StringVar(&o.mirror, "mirror", "", "the Debian mirror's URL (default $WOLFFIA_MIRROR, the file's, the host's own)")
 	f.StringArrayVar(&o.keyrings, "keyring", nil, "a file of further OpenPGP keys that may sign the archive")
+	f.StringVar(&o.from, "from", "", "what the image starts from: an image of a registry, such as debian:trixie, or a file or folder, such as ./root.tar")
 	f.StringVar(&o.release, "release", "", "the Debian release, by code name (default "+lab.DefaultRelease+")")
 	f.StringVar(&o.arch, "arch", "", "the architecture, by Debian's name (default the host's)")
 	f.StringArrayVarP(&o.packages, "package", "p", nil, "a further package: NAME, NAME=VERSION or NAME:ARCH")
@@ -51,6 +54,7 @@ func (o *buildOptions) flags(env Env, cmd *cobra.Command) {
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "say nothing but warnings and errors")
 	f.BoolVar(&o.json, "json", false, "speak JSON: progress on standard error, one event a line, and results on standard output")
 	complete(cmd, "file", files("yaml", "yml"))
+	complete(cmd, "from", files("tar", "gz", "xz", "zst", "img", "qcow2", "ext4"))
 	complete(cmd, "mirror", words())
 	complete(cmd, "release", words("bookworm", "trixie", "forky", "sid"))
 	complete(cmd, "arch", words(lab.Arches()...))
@@ -91,6 +95,9 @@ func (o *buildOptions) open(env Env, events event.Sink) (*project, error) {
 		// be missing: whoever names packages gets them whole.
 		o.deps = string(rootfs.DepsPackages)
 	}
+	if err := o.start(env, l); err != nil {
+		return nil, &usageError{err}
+	}
 	if err := o.apply(l.Spec); err != nil {
 		return nil, &usageError{err}
 	}
@@ -124,6 +131,31 @@ func (o *buildOptions) open(env Env, events event.Sink) (*project, error) {
 		b.LockFile = lockFile(l.path)
 	}
 	return &project{labFile: l, store: st, builder: b, mirror: mirror}, nil
+}
+
+// start has every image start from what --from says. Without a file that is all
+// there is in it: wolffia's own tools don't lie in its way.
+func (o *buildOptions) start(env Env, l *labFile) error {
+	if o.from == "" {
+		return nil
+	}
+	base, err := lab.ParseBase(o.from)
+	if err != nil {
+		return err
+	}
+	if base.Image != "" {
+		return fmt.Errorf("--from %s: an image of a registry has a tag, such as %[1]s:latest, and a path begins with ./", o.from)
+	}
+	if base.Path != "" && !strings.HasPrefix(base.Path, "~/") {
+		base.Path = inDir(env.Dir, base.Path)
+	}
+	for _, img := range l.Images {
+		img.From = base
+		if l.path == "" {
+			img.Packages, img.Deps, img.Guess = nil, rootfs.DepsPackages, true
+		}
+	}
+	return nil
 }
 
 // lockFile is where the packages of a lab's file are pinned: wolffia.lock for
