@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -34,11 +35,21 @@ const loaderRelease = "trixie"
 // all drivers, since nobody knows what computer it will be put in.
 const diskFlavour = "generic"
 
+// needless are the folders of modules that the generic kernel goes without:
+// half of all there is, for things that a system without a desktop does not
+// use, or that stay dark without firmware, which is in no package of Debian's
+// free part. A kernel by Debian's own name has them.
+var needless = []string{
+	"sound", "drivers/media", "drivers/accel", "drivers/comedi", "drivers/iio", "drivers/infiniband", "drivers/staging",
+	"drivers/bluetooth", "net/bluetooth", "drivers/net/wireless", "net/mac80211",
+	"drivers/gpu/drm/amd", "drivers/gpu/drm/i915", "drivers/gpu/drm/nouveau", "drivers/gpu/drm/radeon", "drivers/gpu/drm/xe",
+}
+
 // diskModules are loaded to find the root on a disk, where the kernel has them
 // as modules: disks of virtual machines and of PCs and boards, and what is on
 // them.
 var diskModules = []string{
-	"virtio_pci", "virtio_mmio", "virtio_blk", "virtio_scsi", "hv_storvsc", "xen_blkfront", "vmw_pvscsi",
+	"virtio_pci", "virtio_mmio", "virtio_blk", "virtio_scsi", "vmw_pvscsi",
 	"ahci", "ata_piix", "ata_generic", "nvme", "mptspi", "sd_mod", "sr_mod",
 	"xhci_pci", "ehci_pci", "uhci_hcd", "ohci_pci", "usb_storage", "uas",
 	"sdhci_pci", "sdhci_acpi", "sdhci_iproc", "mmc_block", "ext4",
@@ -56,6 +67,7 @@ type system struct {
 	arch    string
 	source  kernel.LinuxSource
 	kernel  *debian.Lock // of source; nil for a kernel of the person's own
+	without []string     // folders of modules that stay out
 	own     string       // path of that
 	content string       // digest of that
 	stub    *debian.Lock // systemd's EFI stub
@@ -98,9 +110,9 @@ func (b *Builder) findKernel(ctx context.Context, s *system, img *lab.Image) err
 		s.content, err = ownDigest(s.own)
 		return err
 	}
-	flavour := img.Kernel
-	if flavour == "" {
-		flavour = diskFlavour
+	flavour := cmp.Or(img.Kernel, diskFlavour)
+	if flavour == diskFlavour {
+		s.without = needless
 	}
 	sources, err := kernel.LinuxSources(img.Release, s.arch, flavour)
 	if err != nil {
@@ -127,7 +139,7 @@ func ownDigest(path string) (string, error) {
 
 // id names all of s.
 func (s *system) id() string {
-	id := s.arch + " " + s.content
+	id := fmt.Sprint(s.arch, s.content, s.without)
 	for _, l := range s.locks() {
 		id += " " + l.Digest()
 	}
@@ -190,7 +202,7 @@ func (m *making) writeSystem(ctx context.Context, f *os.File, t *built, format F
 // addKernel installs the kernel in the root, and makes the initial RAM disk
 // out of base, which has a busybox.
 func (m *making) addKernel(ctx context.Context, o *disk.Options, k *Kernel, base *tree.Tree) error {
-	if err := k.Install(ctx, o.Root, kernel.InstallOptions{All: true}); err != nil {
+	if err := k.Install(ctx, o.Root, kernel.InstallOptions{All: true, Without: m.system.without}); err != nil {
 		return err
 	}
 	var err error
