@@ -31,7 +31,12 @@
 // Disks are /dev/ubda and so on, raw images alone. Unless a disk is persistent,
 // what the guest writes goes into a copy-on-write file in Spec.Dir. A guest can't
 // make its kernel take the image for such a file of its own (and so read the
-// host's files): that is switched off.
+// host's files): that is switched off. So is hostfs, by which a guest could
+// mount the host's folders; Spec.Cmdline may name one for it (hostfs=/folder).
+//
+// None of this holds a guest's root that means it: who can load modules or
+// write to /dev/mem of a User-Mode Linux rules its kernel, which is a process of
+// this user. What is not trusted wants package machine/qemu.
 //
 // Deliberately absent: more than one processor, firmware, pulling network
 // cables, and the old network transports (tuntap, daemon, vde), which newer
@@ -109,6 +114,9 @@ var defaults = []string{
 	// ends there. The initramfs lies in the last pages; kept, nothing else does.
 	// A machine without one gets an empty one for this.
 	"retain_initrd",
+	// Whatever a guest mounts lies below this, which is no folder: nothing can
+	// be found there, not even by way of "..".
+	"hostfs=/dev/null",
 	"pty.legacy_count=0", // 512 devices of BSD terminals, and a try to start /sbin/hotplug for each
 }
 
