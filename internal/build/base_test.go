@@ -296,3 +296,17 @@ func TestLocksOfBoth(t *testing.T) {
 		}
 	}
 }
+
+// FuzzLocks reads anything as a lock file, and what is written of it once more.
+func FuzzLocks(f *testing.F) {
+	f.Fuzz(func(t *testing.T, text string) {
+		l, err := parseLocks(text)
+		if err != nil {
+			return
+		}
+		again, err := parseLocks(string(l.bytes()))
+		if err != nil || string(again.bytes()) != string(l.bytes()) {
+			t.Errorf("%q became\n%s\nand then\n%s: %v", text, l.bytes(), again.bytes(), err)
+		}
+	})
+}
