@@ -3,9 +3,12 @@ package cli
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"wolffia/internal/build"
 	"wolffia/internal/event"
@@ -53,6 +56,7 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 	defer func() {
 		if err != nil {
 			r.close()
+			err = notUp(m.Name, err)
 		}
 	}()
 	format := build.Format{Name: "cpio", Compression: "none"}
@@ -84,6 +88,30 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 		return r, p.rootOnDisk(ctx, r, img)
 	}
 	return r, nil
+}
+
+// notUp makes the one report of a machine that does not come up of what is
+// wrong with the parts it was to be made of. Bad use, and what went wrong with
+// the archive, stay what they are.
+func notUp(name string, err error) error {
+	e := &machine.StartError{Machine: name, Cause: err.Error()}
+	switch {
+	case errors.As(err, new(*build.BaseError)), errors.As(err, new(*build.TooSmallError)):
+		e.Stage = "image"
+	case errors.As(err, new(*kernel.UnknownModuleError)), errors.As(err, new(*kernel.StaleModuleError)):
+		e.Stage = "modules"
+	case errors.As(err, new(*kernel.NotKernelError)), errors.As(err, new(*kernel.NotBuiltError)), errors.As(err, new(*build.KernelArchError)):
+		e.Stage = "kernel"
+	case errors.Is(err, unix.ENOSPC):
+		e.Stage = "start"
+	default:
+		return err
+	}
+	var fixer interface{ Fix() string }
+	if errors.As(err, &fixer) {
+		e.Fix = fixer.Fix()
+	}
+	return e
 }
 
 // rootOnDisk puts the machine's root on a disk, of which it writes to a copy.
@@ -191,8 +219,11 @@ func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image) (*
 	}
 	if own != "" {
 		k, err := p.builder.LocalKernel(ctx, inDir(p.builder.Dir, own), req)
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) && !errors.As(err, new(*kernel.NotBuiltError)) {
 			return nil, &usageError{err}
+		}
+		if err != nil {
+			return nil, err
 		}
 		if err := p.suits(m, k); err != nil {
 			k.Close()

@@ -211,7 +211,10 @@ func (b *boot) report() error {
 			e.Stage, e.Cause, e.Fix = x.Stage, e.Cause+": "+x.Cause, x.Fix
 		}
 	}
-	if len(b.faults) > 0 {
+	switch {
+	case len(b.faults) > 0 && b.exit.Clean: // it gave up, and has said why
+		_, e.Cause, _ = strings.Cut(b.faults[len(b.faults)-1], " ")
+	case len(b.faults) > 0:
 		e.Cause += "; before that: " + strings.Join(b.faults, "; ")
 	}
 	return e

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"wolffia/internal/tooltest"
+)
+
+// TestDiskRoots boots machines whose root is a disk, under both backends: what
+// they write is there as long as they are, and the image stays as it was.
+func TestDiskRoots(t *testing.T) {
+	parallel(t)
+	tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
+	p := newPerson(t)
+	dir := p.folder(t, "lab")
+	p.write(t, filepath.Join(dir, "wolffia.yaml"), `
+images:
+  base: {packages: [busybox-static, dropbear-bin], deps: elf, size: 48M, init: script}
+machines:
+  uml: {image: base, backend: uml, root: disk}
+  qemu: {image: base, backend: qemu, root: disk}
+`)
+	for _, backend := range []string{"uml", "qemu"} {
+		t.Run(backend, func(t *testing.T) {
+			for range 2 { // the second finds nothing of the first
+				o := p.run(t, call{dir: dir, limit: cold}, "run", "-q", backend, "--", "sh", "-ec",
+					`test ! -e /kept; echo new >/kept; sync; cat /kept; while read dev dir type _; do [ "$dir" = / ] && echo "${dev%[a-z]} $type"; done </proc/mounts; true`)
+				want := map[string]string{"uml": "new\n/dev/ubd ext4\n", "qemu": "new\n/dev/vd ext4\n"}[backend]
+				if o.out != want {
+					t.Errorf("want %q: %v", want, o)
+				}
+			}
+			o := p.try(t, call{dir: dir, limit: cold}, "run", "-q", backend, "--", "sh", "-c", "head -c 100M /dev/zero >/full; echo $?; rm /full; echo room >/tmp/again && cat /tmp/again")
+			if o.status != 0 || o.out != "1\nroom\n" || !strings.Contains(o.err, "No space left on device") {
+				t.Errorf("a full disk in the guest: %v", o)
+			}
+		})
+	}
+}
+
+// TestPartsAreWrong gives machines kernels, modules, images and roots that are
+// wrong: one report with the cause, status 125, and nothing left running, which
+// every test looks for at its end.
+func TestPartsAreWrong(t *testing.T) {
+	parallel(t)
+	tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
+	p := newPerson(t)
+	dir := p.folder(t, "lab")
+	p.write(t, filepath.Join(dir, "wolffia.yaml"), `
+images:
+  base: {packages: [busybox-static, dropbear-bin], deps: elf}
+  damaged: {from: ./damaged.tar, packages: [busybox-static, dropbear-bin], deps: elf}
+  cut: {from: ./cut.img, packages: [busybox-static, dropbear-bin], deps: elf}
+  small: {packages: [busybox-static, dropbear-bin], deps: elf, size: 4M}
+`)
+	// An EFI program's and a bzImage's beginning, and noise; and a file system
+	// that was cut off.
+	noise := make([]byte, 100<<10)
+	r := rand.NewChaCha8([32]byte{})
+	r.Read(noise)
+	p.write(t, filepath.Join(dir, "noise"), string(noise))
+	p.write(t, filepath.Join(dir, "damaged.tar"), string(noise))
+	if err := os.Mkdir(filepath.Join(dir, "tree"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(p.home, "whole.ext4")
+	p.run(t, call{dir: dir, limit: cold}, "build", "-q", "base", "-o", image)
+	whole, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.write(t, filepath.Join(dir, "cut.img"), string(whole[:len(whole)/3]))
+
+	for _, c := range []struct {
+		name  string
+		flags []string
+		says  []string
+	}{
+		{"noise for a kernel", []string{"base", "--kernel", "noise"}, []string{"stage:   kernel", "not a Linux kernel", "fix:"}},
+		{"a folder for a kernel", []string{"base", "--kernel", "tree"}, []string{"stage:   kernel", "no .config"}},
+		{"a kernel for another machine", []string{"base", "--arch", "arm64", "--kernel", "bzImage"}, []string{"stage:   kernel", "is for amd64, and the machine is arm64", "fix:"}},
+		{"an unknown module", []string{"base", "--backend", "qemu", "--module", "virtio_nett"}, []string{"stage:   modules", `no module "virtio_nett"; did you mean "virtio_net"?`}},
+		{"a damaged archive", []string{"damaged", "--backend", "qemu"}, []string{"stage:   image", "damaged.tar"}},
+		{"half a file system", []string{"cut", "--backend", "qemu"}, []string{"stage:   image", "cut.img"}},
+		{"a disk that is too small", []string{"small", "--backend", "qemu", "--root", "disk"}, []string{"stage:   image", "does not fit in 4M", "fix:"}},
+		{"no such root", []string{"base", "--backend", "qemu", "--root", "disk", "--cmdline", "root=/dev/vdz rootwait=2"},
+			[]string{"stage:   root", "root=/dev/vdz did not appear within 2 s", "the disks that are there: vda"}},
+		{"hardly any memory", []string{"base", "--backend", "qemu", "-m", "1"}, []string{"stage:   start", "1 MiB", "--memory"}},
+		{"too little memory", []string{"base", "--backend", "qemu", "-m", "32M"}, []string{"stage:   ", "memory", "--memory"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if strings.Contains(strings.Join(c.flags, " "), "bzImage") {
+				p.write(t, filepath.Join(dir, "bzImage"), pcKernel(t, p, dir))
+			}
+			o := p.try(t, call{dir: dir, limit: cold}, append(append([]string{"run", "-q"}, c.flags...), "--", "true")...)
+			if o.status != 125 || o.out != "" || strings.Count(o.err, "did not come up") != 1 {
+				t.Errorf("want one report and status 125: %v", o)
+			}
+			for _, s := range c.says {
+				if !strings.Contains(o.err, s) {
+					t.Errorf("%q is not in: %s", s, o.err)
+				}
+			}
+		})
+	}
+}
+
+// pcKernel gives the kernel of a PC, out of the image of a disk.
+func pcKernel(t *testing.T, p *person, dir string) string {
+	t.Helper()
+	o := p.run(t, call{dir: dir, limit: cold}, "explain", "run", "base", "-q", "--backend", "qemu", "--json")
+	_, rest, ok := strings.Cut(o.out, `"kernel": "`)
+	path, _, ok2 := strings.Cut(rest, `"`)
+	if !ok || !ok2 {
+		t.Fatal(o)
+	}
+	kernel, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(kernel)
+}
