@@ -34,7 +34,7 @@ machines:
 					t.Errorf("want %q: %v", want, o)
 				}
 			}
-			o := p.try(t, call{dir: dir, limit: cold}, "run", "-q", backend, "--", "sh", "-c", "head -c 100M /dev/zero >/full; echo $?; rm /full; echo room >/tmp/again && cat /tmp/again")
+			o := p.try(t, call{dir: dir, limit: cold}, "run", "-q", backend, "--", "sh", "-c", "dd if=/dev/zero of=/full bs=1024k count=100; echo $?; rm /full; echo room >/tmp/again && cat /tmp/again")
 			if o.status != 0 || o.out != "1\nroom\n" || !strings.Contains(o.err, "No space left on device") {
 				t.Errorf("a full disk in the guest: %v", o)
 			}
