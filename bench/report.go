@@ -16,7 +16,7 @@ type result struct {
 // row is one comparison.
 type row struct {
 	what    string
-	unit    string // of wolffia and other: "ms", "Gbit/s", "%"
+	unit    string // of wolffia and other: "ms", "MB", "Gbit/s", "%"
 	wolffia []float64
 	against string    // what the other side is; empty without one
 	other   []float64 // in the same order as wolffia
@@ -26,6 +26,7 @@ type row struct {
 
 const (
 	milliseconds = "ms"
+	megabytes    = "MB"
 	gigabits     = "Gbit/s"
 	percent      = "%"
 )
