@@ -108,12 +108,14 @@ type TooSmallError struct {
 }
 
 func (e *TooSmallError) Error() string {
-	return fmt.Sprintf("image %s does not fit in %s: it needs %s", e.Image, lab.Size(e.Size), lab.Size(e.Need))
+	return fmt.Sprintf("image %s does not fit in %s: it needs %dM", e.Image, lab.Size(e.Size), e.megabytes())
 }
+
+func (e *TooSmallError) megabytes() int64 { return (e.Need + 1<<20 - 1) >> 20 }
 
 // Fix is what a person can do.
 func (e *TooSmallError) Fix() string {
-	return fmt.Sprintf("give it a size of at least %dM, by the key size or --size, or none: then there are %d MiB of room", (e.Need+1<<20-1)>>20, Room>>20)
+	return fmt.Sprintf("give it a size of at least %dM, by the key size or --size, or none: then there are %dM of room", e.megabytes(), Room>>20)
 }
 
 // Image makes an image in a format, or finds it in the store. What there is to

@@ -70,6 +70,7 @@ type system struct {
 	without []string     // folders of modules that stay out
 	own     string       // path of that
 	content string       // digest of that
+	bare    bool         // that has no modules
 	stub    *debian.Lock // systemd's EFI stub
 	grub    *debian.Lock // nil where there is no BIOS
 }
@@ -102,13 +103,10 @@ func (b *Builder) systemOf(ctx context.Context, img *lab.Image) (*system, error)
 
 func (b *Builder) findKernel(ctx context.Context, s *system, img *lab.Image) error {
 	if IsPath(img.Kernel) {
-		s.own = img.Kernel
-		if !filepath.IsAbs(s.own) {
-			s.own = filepath.Join(b.Dir, s.own)
+		if err := b.findOwn(s, img.Kernel); err != nil {
+			return &rootfs.Error{Part: "kernel", Name: img.Kernel, Err: err}
 		}
-		var err error
-		s.content, err = ownDigest(s.own)
-		return err
+		return nil
 	}
 	flavour := cmp.Or(img.Kernel, diskFlavour)
 	if flavour == diskFlavour {
@@ -123,18 +121,25 @@ func (b *Builder) findKernel(ctx context.Context, s *system, img *lab.Image) err
 	return err
 }
 
-// ownDigest names a person's kernel by all of its content.
-func ownDigest(path string) (string, error) {
-	l, err := kernel.Open(path)
-	if err != nil {
-		return "", err
+// findOwn names a person's kernel by all of its content.
+func (b *Builder) findOwn(s *system, name string) error {
+	if s.own = name; !filepath.IsAbs(name) {
+		s.own = filepath.Join(b.Dir, name)
 	}
-	image, err := fileKey(l.Path)
-	if err != nil || l.Modules == nil {
-		return image, err
+	l, err := kernel.Open(s.own)
+	if err != nil {
+		return err
+	}
+	if l.Info.Format == kernel.UML {
+		return fmt.Errorf("it is a User-Mode Linux, which no disk boots; give one for %s", s.arch)
+	}
+	if s.content, err = fileKey(l.Path); err != nil || l.Bare {
+		s.bare = l.Bare
+		return err
 	}
 	modules, err := tree.Digest(l.Modules)
-	return image + hex.EncodeToString(modules[:]), err
+	s.content += hex.EncodeToString(modules[:])
+	return err
 }
 
 // id names all of s.
@@ -160,17 +165,15 @@ func (b *Builder) linux(ctx context.Context, s *system) (*Kernel, error) {
 	if s.own == "" {
 		return b.linuxOf(ctx, s.source, s.kernel, KernelRequest{})
 	}
-	k, err := b.LocalKernel(ctx, s.own, KernelRequest{Arch: s.arch})
-	if err == nil && k.UML {
-		k.Close()
-		return nil, fmt.Errorf("kernel %s is a User-Mode Linux, which no disk boots; give one for %s", s.own, s.arch)
-	}
-	return k, err
+	return b.LocalKernel(ctx, s.own, KernelRequest{Arch: s.arch})
 }
 
 // writeSystem writes a complete disk: the image's root with a kernel and its
 // modules, an initial RAM disk that finds the root, and what boots them.
 func (m *making) writeSystem(ctx context.Context, f *os.File, t *built, format Format) error {
+	if m.system.bare {
+		m.note("make disk", m.img.Name, "kernel %s comes without modules: the drivers of the disk and its file system, ext4, must be built into it", m.system.own)
+	}
 	k, err := m.linux(ctx, m.system)
 	if err != nil {
 		return err

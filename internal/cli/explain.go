@@ -53,6 +53,8 @@ type imagePlan struct {
 	Bytes    int64    `json:"bytes"`    // of the packages
 	Path     string   `json:"path,omitempty"`
 
+	Disk *build.Disk `json:"disk,omitempty"` // what is on it, where that is the format
+
 	*build.Report // of how it was made; nil for what need not be made
 }
 
@@ -159,33 +161,73 @@ func showScript(env Env, cfg supervisor.Config) error {
 func newExplainBuild(env Env) *cobra.Command {
 	o := &buildVerb{}
 	cmd := &cobra.Command{
-		Use:     "build [IMAGE]... [-o OUT]",
-		Short:   "Show what wolffia build would do",
-		Example: "  wolffia explain build --json",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			screen := o.renderer(env)
-			defer screen.Close()
-			p, err := o.open(env, screen)
-			if err != nil {
-				return err
-			}
-			images, err := pickImages(p.Spec, args)
-			if err != nil {
-				return &usageError{err}
-			}
-			x := explanation{Lab: p.Name}
-			for _, img := range images {
-				art, err := p.builder.Ingredients(cmd.Context(), img)
-				if err != nil {
-					return asUsage(err)
-				}
-				x.Images = append(x.Images, p.imagePlan(img, art))
-			}
-			return x.show(env, o.json)
-		},
+		Use:   "build [IMAGE]... [-o OUT]",
+		Short: "Show what wolffia build would do",
+		Long: `Shows the packages of images, and where the format is a disk, what is on it:
+partitions, kernel and boot loaders. The disk is made for that, if it has not
+been before.`,
+		Example: `  wolffia explain build --json
+  wolffia explain build -o disk.img`,
+		RunE: func(cmd *cobra.Command, args []string) error { return o.explain(cmd.Context(), env, args) },
 	}
 	o.flags(env, cmd)
 	return cmd
+}
+
+func (o *buildVerb) explain(ctx context.Context, env Env, names []string) error {
+	var format build.Format
+	if o.out != "" || o.format != "" {
+		var err error
+		if format, err = o.formatOf(o.out); err != nil {
+			return &usageError{err}
+		}
+	}
+	screen := o.renderer(env)
+	defer screen.Close()
+	p, err := o.open(env, screen)
+	if err != nil {
+		return err
+	}
+	images, err := o.images(env, p.Spec, names)
+	if err != nil {
+		return &usageError{err}
+	}
+	x := explanation{Lab: p.Name}
+	for _, img := range images {
+		art, err := p.builder.Ingredients(ctx, img)
+		if err != nil {
+			return asUsage(err)
+		}
+		plan := p.imagePlan(img, art)
+		if format.Name == "disk" {
+			if plan.Disk, err = p.builder.Disk(ctx, img, format); err != nil {
+				return asUsage(err)
+			}
+		}
+		x.Images = append(x.Images, plan)
+	}
+	return x.show(env, o.json)
+}
+
+// showDisk lists what is on a disk.
+func showDisk(w io.Writer, d *build.Disk) {
+	fmt.Fprintf(w, "  disk: %s, %s %s\n", sizeText(d.Size), d.Table, d.UUID)
+	for _, p := range d.Partitions {
+		kind := p.Type
+		if p.FileSystem != "" {
+			kind += ", " + p.FileSystem
+		}
+		fmt.Fprintf(w, "    %d: %s at %s, %s: %s", p.Number, sizeText(p.Size), sizeText(p.Offset), kind, p.Holds)
+		if p.Free > 0 {
+			fmt.Fprintf(w, ", %s free", sizeText(p.Free))
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintf(w, "  kernel %s, from %s\n    %s\n", d.Kernel, d.Source, d.Cmdline)
+	fmt.Fprintf(w, "  started by UEFI: %s\n", d.UEFI)
+	if d.BIOS != "" {
+		fmt.Fprintf(w, "  started by BIOS: %s\n", d.BIOS)
+	}
 }
 
 func newExplainImage(env Env) *cobra.Command {
@@ -287,6 +329,9 @@ func (x *explanation) show(env Env, asJSON bool) error {
 			i.Name, i.Release, i.Arch, mirror, len(i.Packages), sizeText(i.Bytes))
 		for _, p := range i.Packages {
 			fmt.Fprintln(w, "    "+p)
+		}
+		if i.Disk != nil {
+			showDisk(w, i.Disk)
 		}
 		if i.Report != nil {
 			showReport(w, i.Report)

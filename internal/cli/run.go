@@ -16,6 +16,7 @@ import (
 
 	"wolffia/internal/access"
 	"wolffia/internal/build"
+	"wolffia/internal/kernel"
 	"wolffia/internal/rootfs"
 	"wolffia/internal/supervisor"
 	"wolffia/internal/term"
@@ -332,6 +333,13 @@ func asUsage(err error) error {
 	var path *os.PathError
 	var recipe *rootfs.Error
 	var base *build.BaseError
+	var small *build.TooSmallError
+	switch {
+	case errors.As(err, &small):
+		return usagef("%w; %s", err, small.Fix())
+	case errors.As(err, new(*kernel.FlavourError)), errors.As(err, new(*build.KernelArchError)):
+		return &usageError{err}
+	}
 	if errors.As(err, &base) && errors.Is(err, fs.ErrNotExist) {
 		return &usageError{err}
 	}
