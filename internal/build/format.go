@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"wolffia/internal/image/compress"
 	"wolffia/internal/image/cpio"
@@ -15,6 +16,7 @@ import (
 	"wolffia/internal/image/qcow2"
 	"wolffia/internal/image/tarball"
 	"wolffia/internal/lab"
+	"wolffia/internal/store"
 )
 
 // Room is how many bytes a file system or a disk without a size has left for
@@ -130,6 +132,7 @@ func (b *Builder) Image(ctx context.Context, img *lab.Image, format Format) (*Ar
 	}
 	m := &making{Builder: b, img: img, d: d}
 	if format.Name == "disk" {
+		b.warnNoLogin(img)
 		if m.system, err = b.systemOf(ctx, img); err != nil {
 			return nil, err
 		}
@@ -217,15 +220,16 @@ func (m *making) write(ctx context.Context, f *os.File, t *built, format Format)
 	case format.Name == "tar":
 		return tarball.Write(f, t.tree, tarball.WriteOptions{Time: limit, Compression: format.kind()})
 	case format.Name == "oci":
-		scratch, err := os.MkdirTemp(m.Store.Dir(), ".oci-*")
+		scratch, remove, err := store.Scratch(filepath.Join(m.Store.Dir(), ".scratch"))
 		if err != nil {
 			return err
 		}
+		defer remove()
 		_, err = oci.WriteArchive(f, []oci.Image{{
 			Tree: t.tree, Arch: m.d.recipe.Arch, Time: limit, Compression: format.kind(),
 			Config: oci.Config{Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, Cmd: []string{"/bin/sh"}},
 		}}, oci.WriteOptions{Ref: m.img.Name + ":latest", Scratch: scratch})
-		return errors.Join(err, os.RemoveAll(scratch))
+		return err
 	case format.fileSystem():
 		return m.fileSystem(f, t, ext4.Options{Type: ext4.Type(format.Name), Label: "root", Time: limit})
 	}

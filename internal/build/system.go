@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"wolffia/internal/debian"
+	"wolffia/internal/event"
 	"wolffia/internal/image/compress"
 	"wolffia/internal/image/cpio"
 	"wolffia/internal/image/disk"
@@ -75,6 +75,16 @@ type system struct {
 	grub    *debian.Lock // nil where there is no BIOS
 }
 
+// warnNoLogin says that nobody can log in to a disk, unless what the image
+// starts from may bring somebody.
+func (b *Builder) warnNoLogin(img *lab.Image) {
+	able := func(u rootfs.User) bool { return u.Hash != "" || u.Password != "" || len(u.Keys) > 0 }
+	if img.From.IsZero() && !slices.ContainsFunc(img.Users, able) {
+		event.Or(b.Events).Emit(event.Event{Kind: event.Warn, Task: "make disk", Subject: img.Name,
+			Message: fmt.Sprintf("image %s: nobody can log in to it: give root a password or a key by the key users", img.Name)})
+	}
+}
+
 // IsPath reports whether an image's kernel is one of the person's own.
 func IsPath(kernel string) bool {
 	return strings.HasPrefix(kernel, ".") || strings.HasPrefix(kernel, "~") || strings.ContainsRune(kernel, '/')
@@ -123,9 +133,7 @@ func (b *Builder) findKernel(ctx context.Context, s *system, img *lab.Image) err
 
 // findOwn names a person's kernel by all of its content.
 func (b *Builder) findOwn(s *system, name string) error {
-	if s.own = name; !filepath.IsAbs(name) {
-		s.own = filepath.Join(b.Dir, name)
-	}
+	s.own = b.path(name)
 	l, err := kernel.Open(s.own)
 	if err != nil {
 		return err

@@ -46,7 +46,8 @@ images need. The format follows from OUT's name unless --format gives it:
                        there is such a thing, by BIOS
   .qcow2               the same in QEMU's own form (.ext4.qcow2: a file system)
   .oci                 a container image, as an archive of the OCI layout, which
-                       skopeo, podman and docker load take
+                       skopeo, podman and docker load take; or, where a slash is
+                       behind the name, as the folder of that layout
 
 .gz or .zst behind that compresses it. Without IMAGE all images of the file are
 meant.
@@ -176,8 +177,10 @@ var endings = map[string]string{"img": "disk", "raw": "disk"}
 func (o *buildVerb) formatOf(name string) (build.Format, error) {
 	f := build.Format{Compression: o.compress, Table: disk.Table(o.table)}
 	base := strings.ToLower(filepath.Base(name))
+	packed := false
 	for _, e := range packings {
-		if stem, ok := strings.CutSuffix(base, e.end); ok {
+		var stem string
+		if stem, packed = strings.CutSuffix(base, e.end); packed {
 			base, f.Compression = stem+e.stands, cmp.Or(o.compress, e.compression)
 			break
 		}
@@ -202,6 +205,9 @@ func (o *buildVerb) formatOf(name string) (build.Format, error) {
 	}
 	if err := f.Check(); err != nil {
 		return f, err
+	}
+	if packed && (f.QCOW2 || f.Name == "oci") {
+		return f, fmt.Errorf("%s is not compressed as a whole: leave out the last ending, and compress what is in it by --compress", name)
 	}
 	if o.size != "" && !f.Sized() {
 		return f, fmt.Errorf("--size is for disks and file systems, and %s is neither", f.Name)

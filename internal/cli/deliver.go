@@ -41,7 +41,13 @@ func (o *buildVerb) deliver(env Env, art *build.Artifact, name string, format bu
 	if folder {
 		shown = filepath.Join(o.out, name+extension(format))
 	}
-	sum, size, err := writeWhole(inDir(env.Dir, shown), in)
+	var sum string
+	var size int64
+	if format.Name == "oci" && !folder && wantsLayout(o.out) {
+		sum, size, err = writeLayout(inDir(env.Dir, shown), in)
+	} else {
+		sum, size, err = writeWhole(inDir(env.Dir, shown), in)
+	}
 	if err != nil {
 		return fmt.Errorf("write image %s to %s: %w", name, shown, err)
 	}
