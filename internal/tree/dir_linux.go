@@ -1,14 +1,11 @@
 package tree
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
 	"slices"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,18 +25,20 @@ type DirOptions struct {
 // names in dir become hard links, and contents are opened only when they are
 // read: then a file that is no longer the one that was seen, by inode, size and
 // time, is an error. Sockets are left out, since they mean nothing without the
-// process behind them. Extended attributes are not read.
+// process behind them. Extended attributes are not read. Files with holes are
+// [Sparse].
 //
 // Symbolic links that are swapped in while a file is read never lead out of
 // dir.
 func FromDir(dir string, o DirOptions) (*Tree, error) {
-	root, err := os.OpenRoot(dir)
+	fd, err := retry(func() (int, error) {
+		return unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
 	if err != nil {
-		return nil, err
+		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
 	}
-	defer root.Close()
-	d := dirReader{dir: dir, root: root, o: o, u: NewUnpacker(o.Limits), links: map[inode]*Node{}}
-	if err := d.visit("."); err != nil {
+	d := dirReader{host: newHostDir(dir, fd), o: o, u: NewUnpacker(o.Limits), links: map[inode]*Node{}}
+	if err := d.root(fd); err != nil {
 		return nil, fmt.Errorf("read directory %s: %w", dir, err)
 	}
 	return d.u.Tree(), nil
@@ -47,114 +46,123 @@ func FromDir(dir string, o DirOptions) (*Tree, error) {
 
 type inode struct{ dev, ino uint64 }
 
+func inodeOf(st *unix.Stat_t) inode { return inode{uint64(st.Dev), uint64(st.Ino)} }
+
 type dirReader struct {
-	dir   string
-	root  *os.Root
+	host  *hostDir
 	o     DirOptions
 	u     *Unpacker
 	links map[inode]*Node
+	buf   [32 << 10]byte // of directory entries
 }
 
-func (d *dirReader) visit(name string) error {
-	fi, err := d.root.Lstat(name)
+// root reads the directory that is open as fd, which it closes.
+func (d *dirReader) root(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	n, err := d.node(fd, ".", &st)
+	if err == nil {
+		err = d.u.Put(".", n)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return err
+	}
+	return d.read(fd, ".", d.u.Tree().Root())
+}
+
+// read reads the entries of the directory that is open as fd, which it closes
+// before it goes on to those below: however deep they lie, one is open.
+func (d *dirReader) read(fd int, name string, dir *Node) error {
+	names, err := d.names(fd)
+	if err == nil {
+		slices.Sort(names) // so that an error is always about the same file
+		err = d.entries(fd, name, dir, names)
+	}
+	unix.Close(fd)
 	if err != nil {
 		return err
 	}
-	if err := d.add(name, fi); err != nil || !fi.IsDir() {
-		return err
-	}
-	f, err := d.root.Open(name)
-	if err != nil {
-		return err
-	}
-	names, err := f.Readdirnames(-1)
-	f.Close()
-	if err != nil {
-		return err
-	}
-	slices.Sort(names) // so that an error is always about the same file
-	for _, c := range names {
-		if err := d.visit(path.Join(name, c)); err != nil {
+	for _, base := range names {
+		n := dir.Child(base)
+		if n == nil || !n.IsDir() {
+			continue
+		}
+		below := path.Join(name, base)
+		fd, err := d.host.open(below, unix.O_DIRECTORY)
+		if err == nil {
+			err = d.read(fd, below, n)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (d *dirReader) add(name string, fi fs.FileInfo) error {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return errors.New("the file system gives no inode numbers")
+func (d *dirReader) names(fd int) (names []string, err error) {
+	for {
+		n, err := retry(func() (int, error) { return unix.Getdents(fd, d.buf[:]) })
+		if err != nil {
+			return nil, os.NewSyscallError("getdents", err)
+		}
+		if n == 0 {
+			return names, nil
+		}
+		_, _, names = unix.ParseDirent(d.buf[:n], -1, names)
 	}
-	if st.Mode&TypeMask == TypeSocket {
-		return nil
-	}
-	id := inode{uint64(st.Dev), uint64(st.Ino)}
-	if n := d.links[id]; n != nil {
-		return d.u.Put(name, n)
-	}
-	n, err := d.node(name, fi, st)
-	if err != nil {
-		return err
-	}
-	if st.Nlink > 1 && !fi.IsDir() {
-		d.links[id] = n
-	}
-	return d.u.Put(name, n)
 }
 
-func (d *dirReader) node(name string, fi fs.FileInfo, st *syscall.Stat_t) (*Node, error) {
-	n := &Node{Mode: st.Mode, ModTime: fi.ModTime().UTC()}
+// entries adds a directory's entries to dir.
+func (d *dirReader) entries(fd int, name string, dir *Node, names []string) error {
+	for _, base := range names {
+		var st unix.Stat_t
+		if _, err := retry(func() (int, error) { return 0, unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW) }); err != nil {
+			return &fs.PathError{Op: "stat", Path: path.Join(name, base), Err: err}
+		}
+		if st.Mode&TypeMask == TypeSocket {
+			continue
+		}
+		n := d.links[inodeOf(&st)]
+		if n == nil {
+			var err error
+			if n, err = d.node(fd, path.Join(name, base), &st); err != nil {
+				return err
+			}
+			if st.Nlink > 1 && !n.IsDir() {
+				d.links[inodeOf(&st)] = n
+			}
+		}
+		if err := d.u.add(dir, name, base, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// node describes what st is about, an entry of the directory fd.
+func (d *dirReader) node(fd int, name string, st *unix.Stat_t) (*Node, error) {
+	n := &Node{Mode: st.Mode, ModTime: time.Unix(st.Mtim.Unix()).UTC()}
 	if d.o.KeepOwners {
 		n.UID, n.GID = st.Uid, st.Gid
 	}
 	switch n.Type() {
 	case TypeSymlink:
-		target, err := d.root.Readlink(name)
+		var buf [MaxPath]byte
+		size, err := unix.Readlinkat(fd, path.Base(name), buf[:])
 		if err != nil {
-			return nil, err
+			return nil, &fs.PathError{Op: "readlink", Path: name, Err: err}
 		}
-		n.Target = target
+		n.Target = string(buf[:size])
 	case TypeBlock, TypeChar:
 		n.Major, n.Minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
 	case TypeRegular:
-		if fi.Size() > 0 {
-			n.Content = hostFile{d.dir, name, inode{uint64(st.Dev), uint64(st.Ino)}, fi.Size(), fi.ModTime()}
+		if st.Size > 0 {
+			n.Content = d.host.content(name, st)
 		}
 	}
 	return n, nil
-}
-
-// hostFile is the content of a file of the host as it was when it was seen.
-type hostFile struct {
-	dir, name string
-	id        inode
-	size      int64
-	modTime   time.Time
-}
-
-func (h hostFile) Size() int64 { return h.size }
-
-func (h hostFile) Open() (io.ReadCloser, error) {
-	f, err := os.OpenInRoot(h.dir, h.name)
-	if err != nil {
-		return nil, err
-	}
-	if err := h.same(f); err != nil {
-		f.Close()
-		return nil, &fs.PathError{Op: "open", Path: path.Join(h.dir, h.name), Err: err}
-	}
-	return f, nil
-}
-
-func (h hostFile) same(f *os.File) error {
-	fi, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok || (inode{uint64(st.Dev), uint64(st.Ino)}) != h.id || fi.Size() != h.size || !fi.ModTime().Equal(h.modTime) {
-		return errors.New("the file changed since its directory was read: read it again")
-	}
-	return nil
 }

@@ -1,15 +1,19 @@
 package tree
 
 import (
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-func hostDir(t *testing.T) string {
+func someDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -42,7 +46,7 @@ func hostDir(t *testing.T) string {
 }
 
 func TestFromDir(t *testing.T) {
-	dir := hostDir(t)
+	dir := someDir(t)
 	tr, err := FromDir(dir, DirOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +78,7 @@ func TestFromDir(t *testing.T) {
 }
 
 func TestFromDirOwners(t *testing.T) {
-	tr, err := FromDir(hostDir(t), DirOptions{KeepOwners: true})
+	tr, err := FromDir(someDir(t), DirOptions{KeepOwners: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +89,7 @@ func TestFromDirOwners(t *testing.T) {
 
 // Contents are opened late; by then the file may be another.
 func TestFromDirSeesChanges(t *testing.T) {
-	dir := hostDir(t)
+	dir := someDir(t)
 	name := filepath.Join(dir, "d/f")
 	for what, change := range map[string]func() error{
 		"grown":    func() error { return os.WriteFile(name, []byte("hello, world"), 0o600) },
@@ -118,7 +122,169 @@ func TestFromDirErrors(t *testing.T) {
 	if _, err := FromDir(filepath.Join(t.TempDir(), "no"), DirOptions{}); !os.IsNotExist(err) {
 		t.Error(err)
 	}
-	if _, err := FromDir(hostDir(t), DirOptions{Limits: Limits{Entries: 2}}); err == nil || !strings.Contains(err.Error(), "limit of 2 entries") {
+	if _, err := FromDir(someDir(t), DirOptions{Limits: Limits{Entries: 2}}); err == nil || !strings.Contains(err.Error(), "limit of 2 entries") {
 		t.Error(err)
+	}
+}
+
+// A terabyte with two islands of data is neither read nor hashed as one.
+func TestFromDirHoles(t *testing.T) {
+	const size = 1 << 40
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		t.Skip("the file system has no files of a terabyte: ", err)
+	}
+	for _, at := range []int64{100 << 20, 1 << 39} {
+		if _, err := f.WriteAt([]byte("island"), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tr, err := FromDir(dir, DirOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, ok := tr.Get("/f").Content.(Sparse)
+	if !ok {
+		t.Fatal("a file with holes is not Sparse")
+	}
+	data, err := s.Data()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.OpenAt()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var total int64
+	var found int
+	for _, e := range data {
+		total += e.Len
+		b := make([]byte, e.Len)
+		if _, err := r.ReadAt(b, e.Off); err != nil {
+			t.Fatal(err)
+		}
+		found += strings.Count(string(b), "island")
+	}
+	if total > 1<<20 || found != 2 {
+		t.Errorf("%d bytes of data with %d islands in %v", total, found, data)
+	}
+	want := New()
+	want.Put("/f", File(tr.Get("/f").Mode, islands{size, []int64{100 << 20, 1 << 39}}))
+	want.Get("/f").ModTime = tr.Get("/f").ModTime
+	copyAttributes(want.Root(), tr.Root())
+	a, err := Digest(tr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := Digest(want); a != b || err != nil {
+		t.Errorf("%x is not %x, or: %v", a, b, err)
+	}
+}
+
+// islands is the word "island" at some places.
+type islands struct {
+	size int64
+	at   []int64
+}
+
+func (c islands) Size() int64                  { return c.size }
+func (c islands) Open() (io.ReadCloser, error) { return nil, errors.ErrUnsupported }
+func (c islands) OpenAt() (ReaderAtCloser, error) {
+	return islandReader{c}, nil
+}
+func (c islands) Data() (list []Extent, err error) {
+	for _, at := range c.at {
+		list = append(list, Extent{at, 6})
+	}
+	return list, nil
+}
+
+type islandReader struct{ islands }
+
+func (r islandReader) Close() error { return nil }
+func (r islandReader) ReadAt(p []byte, off int64) (int, error) {
+	clear(p)
+	for _, at := range r.at {
+		if at >= off && at < off+int64(len(p)) {
+			copy(p[at-off:], "island")
+		}
+	}
+	return len(p), nil
+}
+
+// Kernels without openat2(2) have the same tree.
+func TestFromDirWithoutOpenat2(t *testing.T) {
+	dir := someDir(t)
+	h := &hostDir{dir: dir}
+	fd, err := h.open("d", syscall.O_DIRECTORY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	syscall.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(dir, "d/f"), &st); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := readAll(File(0o644, h.content("d/f", &st))); string(b) != "hello" || err != nil {
+		t.Error(string(b), err)
+	}
+	for _, name := range []string{"link/passwd", "../x", "d/none"} {
+		if fd, err := h.open(name, 0); err == nil {
+			t.Errorf("%s was opened", name)
+			syscall.Close(fd)
+		}
+	}
+}
+
+// A link that takes a folder's place while the tree is used leads nowhere, and
+// a FIFO that takes a file's place blocks nobody.
+func TestFromDirSeesSwaps(t *testing.T) {
+	for what, swap := range map[string]func(dir string) error{
+		"folder": func(dir string) error {
+			elsewhere := t.TempDir()
+			return errors.Join(os.Rename(filepath.Join(dir, "d"), filepath.Join(elsewhere, "d")),
+				os.Symlink(filepath.Join(elsewhere, "d"), filepath.Join(dir, "d")))
+		},
+		"fifo": func(dir string) error {
+			name := filepath.Join(dir, "d/f")
+			return errors.Join(os.Remove(name), syscall.Mkfifo(name, 0o600))
+		},
+	} {
+		dir := someDir(t)
+		os.Remove(filepath.Join(dir, "hard")) // the file is read by the name that was seen first
+		tr, err := FromDir(dir, DirOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := swap(dir); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := tr.ReadFile("/d/f", 10); err == nil {
+			t.Errorf("%s: read %q", what, b)
+		}
+	}
+}
+
+// The folder's own name may lead through links, and may be relative.
+func TestFromDirByLink(t *testing.T) {
+	dir := someDir(t)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{link, ".", "d/.."} {
+		tr, err := FromDir(name, DirOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := tr.ReadFile("/d/f", 10); string(b) != "hello" || err != nil {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
 	}
 }

@@ -20,6 +20,10 @@ import (
 // The further names of a hard link repeat its attributes and give, as links=,
 // the first name. Two trees have the same manifest exactly if they have the
 // same names, metadata and contents. The form may change between versions.
+//
+// A content of more than 16 MiB is listed as sha256-blocks: the SHA-256 of those
+// of its blocks of 64 KiB that are not all zeros, each after its number (8 bytes,
+// big endian), so that the holes of a [Sparse] content are never read.
 func Manifest(w io.Writer, t *Tree) error {
 	out := bufio.NewWriterSize(w, 64<<10)
 	first := map[*Node]string{}
@@ -61,7 +65,7 @@ func writeLine(out *bufio.Writer, name string, n *Node, sum string) {
 	fmt.Fprintf(out, "%q %c%04o %d:%d %s", name, typeLetters[n.Type()], n.Mode&0o7777, n.UID, n.GID, timestamp(n.ModTime))
 	switch n.Type() {
 	case TypeRegular:
-		fmt.Fprintf(out, " %d sha256:%s", n.Size(), sum)
+		fmt.Fprintf(out, " %d %s", n.Size(), sum)
 	case TypeSymlink:
 		fmt.Fprintf(out, " -> %q", n.Target)
 	case TypeBlock, TypeChar:
@@ -81,21 +85,4 @@ func timestamp(t time.Time) string {
 		return fmt.Sprint(t.Unix())
 	}
 	return fmt.Sprintf("%d+%dns", t.Unix(), t.Nanosecond())
-}
-
-func contentSum(n *Node) (string, error) {
-	if n.Type() != TypeRegular {
-		return "", nil
-	}
-	r, err := n.Open()
-	if err != nil {
-		return "", err
-	}
-	defer r.Close()
-	h := sha256.New()
-	size, err := io.Copy(h, r)
-	if err == nil && size != n.Size() {
-		err = fmt.Errorf("content has %d bytes where %d were promised", size, n.Size())
-	}
-	return fmt.Sprintf("%x", h.Sum(nil)), err
 }

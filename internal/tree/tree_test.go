@@ -436,3 +436,51 @@ func TestSection(t *testing.T) {
 		t.Error("a file that became shorter:", err)
 	}
 }
+
+// How a content says where its holes are must not show in the digest.
+func TestDigestOfLargeContents(t *testing.T) {
+	const size = wholeSum + sumBlock + 5
+	b := make([]byte, size)
+	b[0], b[3*sumBlock-1], b[3*sumBlock], b[size-1] = 1, 2, 3, 4
+	plain := File(0o644, Bytes(b))
+	want, err := contentSum(plain)
+	if err != nil || !strings.HasPrefix(want, "sha256-blocks:") {
+		t.Fatal(want, err)
+	}
+	for _, data := range [][]Extent{
+		{{0, size}},
+		{{0, 1}, {3*sumBlock - 1, 2}, {size - 1, 1}},
+		{{0, 1}, {1, 5}, {3*sumBlock - 1, 1}, {3 * sumBlock, 1}, {size - 9, 9}},
+	} {
+		if got, err := contentSum(File(0o644, holes{plain.Content, b, data})); got != want || err != nil {
+			t.Errorf("%v: %s, %v, want %s", data, got, err, want)
+		}
+	}
+	b[size-1] = 5
+	if got, err := contentSum(File(0o644, Bytes(b))); got == want || err != nil {
+		t.Error("another content has the same digest", err)
+	}
+	for _, wrong := range []int64{size - 1, size + 1, size + sumBlock} {
+		if _, err := contentSum(File(0o644, mistaken{plain.Content, wrong})); err == nil {
+			t.Errorf("a size of %d was believed", wrong)
+		}
+	}
+}
+
+type holes struct {
+	Content
+	b    []byte
+	data []Extent
+}
+
+func (h holes) Data() ([]Extent, error) { return h.data, nil }
+func (h holes) OpenAt() (ReaderAtCloser, error) {
+	return nopReaderAt{strings.NewReader(string(h.b))}, nil
+}
+
+type mistaken struct {
+	Content
+	size int64
+}
+
+func (m mistaken) Size() int64 { return m.size }

@@ -3,6 +3,7 @@ package tree
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 )
 
@@ -91,6 +92,27 @@ func (u *Unpacker) Put(name string, n *Node) error {
 		return err
 	}
 	return u.t.place(dir, p, n)
+}
+
+// add places n, as [Unpacker.Put] does, as the entry base of the directory dir,
+// which the host's kernel vouches for: it is new, and base is one component.
+// name is dir's.
+func (u *Unpacker) add(dir *Node, name, base string, n *Node) error {
+	size := len(name) + 1 + len(base)
+	if size >= MaxPath {
+		return fmt.Errorf("path %.40q... is longer than %d bytes", name, MaxPath-1)
+	}
+	if err := u.entries(1); err != nil {
+		return err
+	}
+	if err := u.Charge(int64(size + len(n.Target))); err != nil {
+		return err
+	}
+	if err := n.check(); err != nil {
+		return &fs.PathError{Op: "put", Path: path.Join(name, base), Err: err}
+	}
+	dir.setChild(base, n)
+	return nil
 }
 
 // Link gives the earlier entry target the further name name.
