@@ -70,6 +70,8 @@ func TestMistakes(t *testing.T) {
 		"bad name":          {"machines: {Alice: }\n", `f:1:12: machine "Alice": a name is 1 to 63 lower-case letters, digits and dashes, and neither starts nor ends with a dash`},
 		"plain password":    {"images: {b: {users: [{name: joe, password: secret}]}}\n", `f:1:44: this password is no crypt(3) hash; make one with: mkpasswd -m sha-512 (an image holds no plain passwords)`},
 		"file without kind": {"images: {b: {files: [{path: /a}]}}\n", `f:1:22: file /a needs exactly one of from, content, link and directory`},
+		"disk too small":    {"images: {b: {size: 4K}}\n", `f:1:20: size 4K is not within 1M and 16T`},
+		"disk of odd size":  {"images: {b: {size: 5000001}}\n", `f:1:20: size 5000001 is not of whole blocks of 4K; write one such as 64M`},
 		"alias":             {"name: &a x\nmirror: *a\n", `f:1:7: name must be text, and is an anchor or alias, which wolffia does not read`},
 		"two documents":     {"name: a\n---\nname: b\n", `f:3:5: the file holds more than one document`},
 	} {
