@@ -61,6 +61,7 @@ func benchmarks() []benchmark {
 	return []benchmark{
 		{"version", "wolffia version", nil, versionTime},
 		{"run", "wolffia run -- true, everything cached", nil, runTime},
+		{"boot", "emulated machines", []tool{{"qemu-system-x86_64", "qemu-system-x86"}}, bootTime},
 		{"idle", "a machine that does nothing", nil, idleCPU},
 		{"rebuild", "images from the cache", []tool{{"mmdebstrap", "mmdebstrap"}, {"apt-ftparchive", "apt-utils"}}, rebuildTime},
 		{"ext4", "a folder to a file system", []tool{{"mke2fs", "e2fsprogs"}}, ext4Time},
