@@ -27,7 +27,7 @@ var layers = []string{
 	"debian/control",
 	"debian/resolve debian/deb",
 	"debian",
-	"rootfs program",
+	"rootfs program image/imagefile",
 	"kernel",
 	"vnet",
 	"vnet/porttest",

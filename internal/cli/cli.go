@@ -96,7 +96,7 @@ no container engine.`,
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		newRun(env, signals), newBuild(env), newExplain(env), newDoctor(env),
-		newInit(env), newSchema(env), newCache(env), newVersion(env), newCompletion(env),
+		newImage(env), newInit(env), newSchema(env), newCache(env), newVersion(env), newCompletion(env),
 	)
 	root.SetHelpCommand(newHelp())
 	return root
@@ -183,7 +183,7 @@ func flagError(cmd *cobra.Command, err error) error {
 		return usagef("flag --%s of %s needs a value; see %[2]s --help", missing.GetFlag().Name, cmd.CommandPath())
 	case errors.As(err, &invalid):
 		f := invalid.GetFlag()
-		what, ok := map[string]string{"bool": "neither true nor false", "duration": "no duration; write one such as 90s or 5m"}[f.Value.Type()]
+		what, ok := map[string]string{"bool": "neither true nor false", "int": "no number", "duration": "no duration; write one such as 90s or 5m"}[f.Value.Type()]
 		if !ok {
 			return &usageError{err}
 		}

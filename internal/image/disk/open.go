@@ -170,6 +170,8 @@ type FileSystem struct {
 	Size  int64  // bytes
 	Free  int64  // bytes; -1 where it does not say
 	Clean bool   // it was unmounted, and no errors were seen
+	// Features are those of an ext file system, by their names in mke2fs.
+	Features []string
 
 	tree func(tree.Limits) (*tree.Tree, error)
 }
@@ -200,7 +202,7 @@ func openExt(p *Part) (*FileSystem, error) {
 	i := f.Info()
 	return &FileSystem{
 		Type: string(i.Type), Label: i.Label, UUID: gpt.GUID(i.UUID).String(), Block: i.BlockSize,
-		Size: i.Size, Free: i.Free, Clean: i.Clean,
+		Size: i.Size, Free: i.Free, Clean: i.Clean, Features: i.Features,
 		tree: func(l tree.Limits) (*tree.Tree, error) { return f.Tree(ext4.TreeOptions{Limits: l}) },
 	}, nil
 }

@@ -35,18 +35,14 @@ type Info struct {
 	UUID       [16]byte
 	Checksums  bool // metadata_csum
 	Journal    bool
-	Clean      bool // it was unmounted, or never mounted, and no errors were seen
-	Replayed   int  // transactions of its journal that were played back in memory
+	Clean      bool     // it was unmounted, or never mounted, and no errors were seen
+	Replayed   int      // transactions of its journal that were played back in memory
+	Features   []string // by their names in mke2fs, or their bits where they have none
 }
 
 // readable are the features that a reader has to know.
 const readable = incompatFiletype | incompatRecover | incompatMetaBG | incompatExtents | incompat64bit |
 	incompatMMP | incompatFlexBG | incompatSeed | incompatLargeDir
-
-var incompatNames = map[uint32]string{
-	0x1: "compression", 0x8: "journal_dev", 0x400: "ea_inode", 0x1000: "dirdata",
-	0x8000: "inline_data", 0x10000: "encrypt", 0x20000: "casefold",
-}
 
 // Open reads the superblock of the file system that begins at byte 0 of r, which
 // has size bytes and must stay readable for as long as the file system and the
@@ -127,7 +123,7 @@ func (s *superblock) check() error {
 	var unknown []string
 	for rest := s.Incompat &^ readable; rest != 0; rest &= rest - 1 {
 		bit := rest & -rest
-		name := incompatNames[bit]
+		name := featureNames[1][bit]
 		if name == "" {
 			name = fmt.Sprintf("%#x", bit)
 		}
@@ -178,7 +174,7 @@ func (f *FS) Info() Info {
 		Inodes: int64(s.InodesCount), FreeInodes: int64(s.FreeInodes),
 		Label: strings.TrimRight(string(s.Label[:]), "\x00"), UUID: s.UUID,
 		Checksums: s.ROCompat&roChecksums != 0, Journal: s.Compat&compatJournal != 0,
-		Clean: s.State == stateClean && s.Incompat&incompatRecover == 0, Replayed: f.replays,
+		Clean: s.State == stateClean && s.Incompat&incompatRecover == 0, Replayed: f.replays, Features: s.features(),
 	}
 	const ofExt3 = incompatFiletype | incompatRecover | incompatMetaBG
 	switch {

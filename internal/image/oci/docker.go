@@ -44,18 +44,14 @@ func blobName(digest string) string {
 // docker reads an image out of what "docker save" wrote: it names its files by
 // their paths, and has no digests of them.
 func (l *layout) docker(o *ReadOptions) (*found, error) {
-	b, err := l.t.ReadFile("/manifest.json", maxDocument)
+	all, err := l.dockerImages()
 	if err != nil {
 		return nil, err
 	}
-	all, err := document[[]dockerImage](b)
-	if err != nil {
-		return nil, fmt.Errorf("manifest.json: %w", err)
-	}
 	var images []candidate
 	byName := map[string]*dockerImage{}
-	for i := range *all {
-		d := &(*all)[i]
+	for i := range all {
+		d := &all[i]
 		if o.Ref != "" && !slices.Contains(d.RepoTags, o.Ref) {
 			continue
 		}
@@ -73,12 +69,29 @@ func (l *layout) docker(o *ReadOptions) (*found, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, err := l.dockerConfig(c.Digest)
+	return l.dockerFound(byName[c.Digest])
+}
+
+func (l *layout) dockerImages() ([]dockerImage, error) {
+	b, err := l.t.ReadFile("/manifest.json", maxDocument)
 	if err != nil {
 		return nil, err
 	}
-	f := &found{config: config, digest: digestOfName(c.Digest)}
-	for _, name := range byName[c.Digest].Layers {
+	all, err := document[[]dockerImage](b)
+	if err != nil {
+		return nil, fmt.Errorf("manifest.json: %w", err)
+	}
+	return *all, nil
+}
+
+// dockerFound finds the configuration and the layers of an image.
+func (l *layout) dockerFound(d *dockerImage) (*found, error) {
+	config, err := l.dockerConfig(d.Config)
+	if err != nil {
+		return nil, err
+	}
+	f := &found{config: config, digest: digestOfName(d.Config)}
+	for _, name := range d.Layers {
 		_, n, err := l.t.Resolve(name) // a layer that is there twice may be a link
 		if err != nil {
 			return nil, err

@@ -54,12 +54,7 @@ func ReadTree(name string, o ReadOptions) (*tree.Tree, Info, error) {
 }
 
 func readTree(name string, o *ReadOptions) (*tree.Tree, Info, error) {
-	if o.MaxSize == 0 {
-		o.MaxSize = 1 << 30
-		if o.Scratch != "" {
-			o.MaxSize = 64 << 30
-		}
-	}
+	o.defaults()
 	l, err := openLayout(name, o)
 	if err != nil {
 		return nil, Info{}, err
@@ -77,6 +72,15 @@ func readTree(name string, o *ReadOptions) (*tree.Tree, Info, error) {
 		info.Created = *f.config.Created
 	}
 	return t, info, nil
+}
+
+func (o *ReadOptions) defaults() {
+	if o.MaxSize == 0 {
+		o.MaxSize = 1 << 30
+		if o.Scratch != "" {
+			o.MaxSize = 64 << 30
+		}
+	}
 }
 
 // layout is an image layout as a tree: of a folder, or of an archive.
