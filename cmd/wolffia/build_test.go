@@ -25,6 +25,7 @@ images:
       - {path: /etc/motd, content: "hello\n"}
     users: [{name: alice}, {name: bob, groups: [audio]}]
     services: [dropbear]
+    kernel: cloud
 `
 	var lock string
 	digests := map[string]map[string]bool{}
@@ -56,7 +57,10 @@ images:
 				t.Fatal(err)
 			}
 		}
-		for _, out := range []string{"image.cpio", "image.cpio.gz", "image.cpio.zst", "image.tar", "image.tar.gz", "image.tar.zst"} {
+		for _, out := range []string{
+			"image.cpio", "image.cpio.gz", "image.cpio.zst", "image.tar", "image.tar.gz", "image.tar.zst", "image.oci",
+			"image.ext2", "image.ext3", "image.ext4", "image.img", "image.img.gz", "image.qcow2", "image.ext4.qcow2",
+		} {
 			c := call{program: plain, dir: dir, env: place.env, limit: cold,
 				wrap: []string{"sh", "-c", "umask " + place.umask + `; exec "$0" "$@"`}}
 			o := p.run(t, c, "build", "-q", "-o", out)

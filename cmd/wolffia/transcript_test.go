@@ -34,8 +34,14 @@ const patience = time.Minute
 // the match and its groups.
 func (r *transcript) expect(t testing.TB, pattern string) []string {
 	t.Helper()
+	return r.within(t, patience, pattern)
+}
+
+// within is expect with a patience of its own.
+func (r *transcript) within(t testing.TB, limit time.Duration, pattern string) []string {
+	t.Helper()
 	re := regexp.MustCompile(pattern)
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		r.mu.Lock()
 		at := re.FindSubmatchIndex(r.text[r.seen:])
 		if at == nil {
@@ -50,6 +56,6 @@ func (r *transcript) expect(t testing.TB, pattern string) []string {
 		r.mu.Unlock()
 		return groups
 	}
-	t.Fatalf("%q did not come within %v; there was:\n%s", pattern, patience, clip(r.String()))
+	t.Fatalf("%q did not come within %v; there was:\n%s", pattern, limit, clip(r.String()))
 	return nil
 }
