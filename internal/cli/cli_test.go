@@ -1,8 +1,12 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +15,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"wolffia/internal/build"
 )
 
 // result is what one call of wolffia gave.
@@ -92,10 +99,93 @@ func TestErrorsAsJSON(t *testing.T) {
 func TestFormatOfName(t *testing.T) {
 	for name, want := range map[string]string{
 		"root.cpio": "cpio none", "a/b.TAR.GZ": "tar gzip", "x.tgz": "tar gzip", "my.tarball.cpio.zst": "cpio zstd", "a.tar.old.cpio": "cpio none",
+		"disk.img": "disk none gpt", "disk.raw.zst": "disk zstd gpt", "vm.qcow2": "disk none gpt qcow2", "root.ext4.qcow2": "ext4 none qcow2",
+		"root.ext2": "ext2 none", "a.ext3.gz": "ext3 gzip", "base.oci": "oci gzip", "base.oci/": "oci gzip",
 	} {
 		f, err := (&buildVerb{}).formatOf(name)
-		if got := f.Name + " " + f.Compression; err != nil || got != want {
+		if got := formatText(f); err != nil || got != want {
 			t.Errorf("%s: %s, %v; want %s", name, got, err, want)
+		}
+	}
+	for _, c := range []struct {
+		verb       buildVerb
+		name, want string // the format, or what the error says
+	}{
+		{buildVerb{format: "ext4"}, "root.img", "ext4 none"},
+		{buildVerb{format: "qcow2", compress: "zstd", size: "1G"}, "vm", "disk zstd gpt qcow2"},
+		{buildVerb{format: "ext3"}, "root.qcow2", "ext3 none qcow2"},
+		{buildVerb{format: "qcow2"}, "root.ext4", "ext4 none qcow2"},
+		{buildVerb{format: "oci", compress: "zstd"}, "base.tar", "oci zstd"},
+		{buildVerb{table: "mbr", kernel: "cloud"}, "x.img.gz", "disk gzip mbr"},
+		{buildVerb{}, "vm.vmdk", "vm.vmdk does not say which format"},
+		{buildVerb{format: "dsik"}, "x", `did you mean "disk"?`},
+		{buildVerb{table: "bsd"}, "x.img", `unknown partition table "bsd"`},
+		{buildVerb{table: "gpt"}, "x.ext4", "a partition table is for a disk, and ext4 is none"},
+		{buildVerb{}, "x.cpio.qcow2", "a qcow2 holds a disk or a file system, and cpio is neither"},
+		{buildVerb{size: "1G"}, "x.tar", "--size is for disks and file systems, and tar is neither"},
+		{buildVerb{kernel: "cloud"}, "x.ext4", "--kernel is for disks, and ext4 is none"},
+		{buildVerb{}, "x.qcow2.gz", "leave out the last ending"},
+		{buildVerb{compress: "none"}, "x.oci", "layers of an OCI image are compressed"},
+		{buildVerb{compress: "bzip2"}, "x.tar", "compression"},
+	} {
+		f, err := c.verb.formatOf(c.name)
+		if got := formatText(f); err == nil && got != c.want || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v %s: %s, %v; want %s", c.verb, c.name, got, err, c.want)
+		}
+	}
+}
+
+// formatText is a format in words.
+func formatText(f build.Format) string {
+	text := strings.TrimSpace(f.Name + " " + f.Compression + " " + string(f.Table))
+	if f.QCOW2 {
+		text += " qcow2"
+	}
+	return text
+}
+
+// TestExtension: what a folder's files are called says their format.
+func TestExtension(t *testing.T) {
+	for _, name := range []string{"x.cpio", "x.tar.gz", "x.ext4", "x.ext2.zst", "x.img", "x.img.gz", "x.qcow2", "x.ext3.qcow2", "x.oci"} {
+		f, err := (&buildVerb{}).formatOf(name)
+		if got := "x" + extension(f); err != nil || got != name {
+			t.Errorf("%s becomes %s, %v", name, got, err)
+		}
+	}
+}
+
+// TestWriteSparse: a disk's holes stay holes, wherever they are.
+func TestWriteSparse(t *testing.T) {
+	for _, at := range [][]int64{nil, {0}, {1 << 20}, {0, 5 << 20, 8<<20 - 1}} {
+		in, err := os.CreateTemp(t.TempDir(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		if err := in.Truncate(8 << 20); err != nil {
+			t.Fatal(err)
+		}
+		for _, off := range at {
+			if _, err := in.WriteAt([]byte("x"), off); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out := filepath.Join(t.TempDir(), "out")
+		sum, size, err := writeWhole(out, in)
+		if err != nil || size != 8<<20 {
+			t.Fatalf("%d bytes, %v", size, err)
+		}
+		want, err := os.ReadFile(in.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(out)
+		if err != nil || !bytes.Equal(got, want) || sum != fmt.Sprintf("%x", sha256.Sum256(want)) {
+			t.Errorf("data at %v: the copy differs, or its digest %s: %v", at, sum, err)
+		}
+		var a, b unix.Stat_t
+		if err := errors.Join(unix.Stat(in.Name(), &a), unix.Stat(out, &b)); err != nil || b.Blocks > a.Blocks+64 {
+			t.Errorf("data at %v: the copy takes %d blocks, its source %d, %v", at, b.Blocks, a.Blocks, err)
 		}
 	}
 }
