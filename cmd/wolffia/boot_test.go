@@ -82,7 +82,13 @@ func TestDiesLater(t *testing.T) {
 	p := newPerson(t)
 	t.Run("panic", func(t *testing.T) {
 		o := p.try(t, call{}, "run", "--", "sh", "-c", "echo before; sleep 0.2; echo c >/proc/sysrq-trigger; sleep 1000")
-		if o.status != 125 || o.out != "before\n" || !strings.Contains(o.err, "cause:   the kernel panicked: sysrq triggered crash") {
+		if o.status != 125 || o.out != "before\n" || !strings.Contains(o.err, "cause:   the kernel panicked: sysrq triggered crash") || !strings.Contains(o.err, "died") {
+			t.Error(o)
+		}
+	})
+	t.Run("reboot", func(t *testing.T) {
+		o := p.try(t, call{}, "run", "--", "sh", "-c", "echo before; reboot -f; sleep 1000")
+		if o.status != 1 || o.out != "before\n" || !oneLine(o.err) || !strings.Contains(o.err, "restarted") {
 			t.Error(o)
 		}
 	})

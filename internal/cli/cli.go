@@ -286,7 +286,7 @@ func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", " 
 // not stay up.
 func reportStart(w io.Writer, e *machine.StartError) {
 	what := "did not come up"
-	if e.Stage == "running" {
+	if e.Up {
 		what = "died"
 	}
 	fmt.Fprintf(w, "wolffia: machine %q %s\n", e.Machine, what)

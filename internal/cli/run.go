@@ -17,6 +17,7 @@ import (
 	"wolffia/internal/access"
 	"wolffia/internal/build"
 	"wolffia/internal/kernel"
+	"wolffia/internal/machine"
 	"wolffia/internal/rootfs"
 	"wolffia/internal/supervisor"
 	"wolffia/internal/term"
@@ -157,7 +158,7 @@ func (o *runOptions) console(ctx context.Context, env Env, s *supervisor.Session
 		return err
 	}
 	if exit := s.Wait(); !exit.Clean {
-		return exit.Err(s.Name(), "running")
+		return exit.Err(s.Name(), machine.StageRunning)
 	}
 	return nil
 }
@@ -217,10 +218,12 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 	switch {
 	case !ended:
 		return err
+	case exit.Reboot:
+		return fmt.Errorf("machine %q ended before the command did: it was restarted from inside", s.Name())
 	case exit.Clean:
 		return fmt.Errorf("machine %q ended before the command did: it was powered off from inside", s.Name())
 	}
-	return exit.Err(s.Name(), "running")
+	return exit.Err(s.Name(), machine.StageRunning)
 }
 
 // errGone is the machine's end while a command runs in it.

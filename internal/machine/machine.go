@@ -182,18 +182,25 @@ type Exit struct {
 	Log   string   // path of the whole console log, in Spec.Dir
 }
 
-// Err makes a report of an exit that came before the machine was up, for a
-// machine called name. stage says where the caller was waiting ("network",
-// "access", ...) and is used where the exit does not know better.
+// StageRunning is the stage of a machine that is up.
+const StageRunning = "running"
+
+// Err makes a report of an exit that came before the machine was up, or before
+// it was asked for, for a machine called name. stage says where the caller was
+// waiting ("network", "access", [StageRunning], ...) and is used where the exit
+// does not know better.
 func (e Exit) Err(name, stage string) *StartError {
 	s := &StartError{
-		Machine: name, Stage: e.Stage, Cause: e.Cause, Fix: e.Fix,
+		Machine: name, Stage: e.Stage, Cause: e.Cause, Fix: e.Fix, Up: stage == StageRunning,
 		Argv: e.Argv, Exit: e.Host, Tail: e.Tail, Log: e.Log,
 	}
 	if e.Clean {
-		s.Cause = "the guest powered off before it was up"
+		s.Cause = "the guest powered off"
 		if e.Reboot {
-			s.Cause = "the guest restarted before it was up"
+			s.Cause = "the guest restarted"
+		}
+		if !s.Up {
+			s.Cause += " before it was up"
 		}
 	}
 	if s.Stage == "" {
@@ -205,9 +212,11 @@ func (e Exit) Err(name, stage string) *StartError {
 	return s
 }
 
-// StartError is a machine that could not be started or did not come up.
+// StartError is a machine that could not be started, did not come up, or did
+// not stay up.
 type StartError struct {
 	Machine string   // its name
+	Up      bool     // it had come up, and died
 	Stage   string   // "start", "kernel", "init", "network", "access"
 	Cause   string   // the likely cause, in words
 	Fix     string   // what to do about it
@@ -219,7 +228,11 @@ type StartError struct {
 }
 
 func (e *StartError) Error() string {
-	s := fmt.Sprintf("machine %s did not come up: stage %s: %s", e.Machine, e.Stage, e.Cause)
+	what := "did not come up"
+	if e.Up {
+		what = "died"
+	}
+	s := fmt.Sprintf("machine %s %s: stage %s: %s", e.Machine, what, e.Stage, e.Cause)
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
 	}

@@ -125,6 +125,10 @@ func TestExitErr(t *testing.T) {
 	if !errors.Is(e, base) || e.Error() != "machine alice did not come up: stage kernel: it panicked: base" {
 		t.Error(e)
 	}
+	// One that had been up for hours was said not to have come up.
+	if e := (Exit{Stage: "kernel", Cause: "it panicked"}).Err("alice", StageRunning); e.Error() != "machine alice died: stage kernel: it panicked" {
+		t.Error(e)
+	}
 	if e := (Exit{Clean: true}).Err("bob", "network"); e.Stage != "network" || !strings.Contains(e.Cause, "powered off") {
 		t.Errorf("%+v", e)
 	}

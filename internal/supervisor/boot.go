@@ -20,9 +20,6 @@ const (
 	stageReady  = "ready"
 )
 
-// stageRunning is what comes after them.
-const stageRunning = "running"
-
 // Bounds on what a guest may report: bytes of a line, and errors.
 const (
 	maxStatusLine = 4096
@@ -91,7 +88,7 @@ func (b *boot) take(word, rest string) {
 	defer b.mu.Unlock()
 	switch word {
 	case "stage":
-		if b.stage != stageRunning {
+		if b.stage != machine.StageRunning {
 			b.stage, _, _ = strings.Cut(rest, " ")
 		}
 	case stageAccess, stageReady:
@@ -101,11 +98,11 @@ func (b *boot) take(word, rest string) {
 			close(b.reached[word])
 		}
 		if word == stageReady {
-			b.stage = stageRunning
+			b.stage = machine.StageRunning
 			b.events.Emit(event.Event{Kind: event.Done, Task: "boot", Subject: b.name})
 		}
 	case "error":
-		if len(b.faults) == maxFaults || b.stage == stageRunning {
+		if len(b.faults) == maxFaults || b.stage == machine.StageRunning {
 			return
 		}
 		b.faults = append(b.faults, rest)

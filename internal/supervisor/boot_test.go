@@ -98,7 +98,7 @@ func TestChattyGuest(t *testing.T) {
 	g.say(strings.Repeat("error more\n", 1000)) // would block for ever if nobody read
 	g.Kill()
 	b.close()
-	if w.n != maxFaults || len(b.faults) != maxFaults || b.stage != stageRunning {
+	if w.n != maxFaults || len(b.faults) != maxFaults || b.stage != machine.StageRunning {
 		t.Errorf("%d warnings, %d faults, stage %s", w.n, len(b.faults), b.stage)
 	}
 }
