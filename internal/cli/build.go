@@ -52,10 +52,11 @@ images need. The format follows from OUT's name unless --format gives it:
 .gz or .zst behind that compresses it. Without IMAGE all images of the file are
 meant.
 
-A disk has Debian's kernel with all drivers, unless the image or --kernel says
-otherwise; --kernel cloud makes a far smaller disk for virtual machines. Its
-login prompts are on the screen and the serial port: give root a password, or a
-key, by the key users of the image.
+A disk has Debian's generic kernel, without the modules for sound, cameras, radio
+and large graphics, unless the image or --kernel says otherwise: --kernel cloud
+makes a far smaller disk for virtual machines. Its login prompts are on the
+screen and the serial port: give root a password, or a key, by the key users of
+the image.
 
 One line is printed for each image: SHA-256, size in bytes, and path; with
 --json, an object with these and the image's name.`,

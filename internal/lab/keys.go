@@ -83,7 +83,7 @@ func imageKeys() []key[Image] {
 			func(d *decoder, n ast.Node, i *Image) { d.name(n, "hostname", &i.Hostname) }},
 		{"size", "How large it is as a file system or a disk; as large as its files and 64M if absent.", scalarShape("256M"),
 			func(d *decoder, n ast.Node, i *Image) { parsed(d, n, "size", ParseDiskSize, &i.Size) }},
-		{"kernel", "The kernel of a disk that boots by itself: generic, which has all drivers (the default), cloud, a smaller one for virtual machines, one of Debian's own names, or, with ./ before it, a kernel or a kernel build of your own.",
+		{"kernel", "The kernel of a disk that boots by itself: generic (the default), with the drivers of PCs and boards but those for sound, cameras, radio and large graphics; cloud, a smaller one for virtual machines; one of Debian's own names, such as amd64, with all of its drivers; or, with ./ before it, a kernel or a kernel build of your own.",
 			textShape("cloud"),
 			func(d *decoder, n ast.Node, i *Image) { d.set(n, "kernel", &i.Kernel) }},
 	}
