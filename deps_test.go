@@ -18,7 +18,7 @@ import (
 // (a format that knows a command, a switch that knows a lab) can grow.
 var layers = []string{
 	"tree event host spell tooltest",
-	"tree/treetest",
+	"tree/treetest tree/hostdir",
 	"store",
 	"image/compress image/mbr",
 	"image/cpio image/tarball image/ext4 image/gpt image/fat image/uki image/grub image/qcow2",
