@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -52,6 +53,9 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 	if err := p.check(m, img); err != nil {
 		return nil, err
 	}
+	if m.Boot != lab.BootKernel && console == rootfs.ConsoleNone {
+		return nil, usagef("machine %q: boot %s gives the console alone: nothing of wolffia's is on the disk to run a command", m.Name, m.Boot)
+	}
 	r := &ready{}
 	defer func() {
 		if err != nil {
@@ -60,18 +64,24 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 		}
 	}()
 	format := build.Format{Name: "cpio", Compression: "none"}
-	if m.Root == lab.RootDisk {
+	switch {
+	case m.Boot != lab.BootKernel:
+		format.Name = "disk"
+	case m.Root == lab.RootDisk:
 		format.Name = "ext4"
 	}
 	if r.image, err = p.builder.Image(ctx, img, format); err != nil {
 		return nil, err
 	}
 	r.closers = append(r.closers, r.image.Release)
+	if m.Boot != lab.BootKernel {
+		return r, p.firmware(ctx, env, o, r, m, img, events)
+	}
 	if r.kernel, err = p.kernel(ctx, m, img); err != nil {
 		return nil, err
 	}
 	r.closers = append(r.closers, r.kernel.Close)
-	backend, kernelPath, err := p.backend(ctx, env, r, events)
+	backend, kernelPath, err := p.backend(ctx, env, r, m, events)
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +98,40 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 		return r, p.rootOnDisk(ctx, r, img)
 	}
 	return r, nil
+}
+
+// firmware sets up a machine that boots from its own disk, as any computer
+// would: nothing of wolffia's is in it.
+func (p *project) firmware(ctx context.Context, env Env, o *machineOptions, r *ready, m *lab.Machine, img *lab.Image, events event.Sink) error {
+	backend, err := p.emulator(ctx, env, img.Arch, r, m, events)
+	if err != nil {
+		return err
+	}
+	firmware := machine.FirmwareBIOS
+	if m.Boot == lab.BootUEFI {
+		firmware = machine.FirmwareUEFI
+		if backend.UEFI, err = qemu.FindUEFI(img.Arch); err != nil {
+			f, err := p.builder.Firmware(ctx, img.Arch)
+			if err != nil {
+				return err
+			}
+			r.closers = append(r.closers, f.Close)
+			backend.UEFI = qemu.UEFI{Code: f.Code, Vars: f.Vars}
+		}
+	}
+	if o.memory == "" && m.Memory == lab.DefaultMemory {
+		m.Memory = lab.FirmwareMemory
+	}
+	dir, err := r.openScratch(env)
+	if err != nil {
+		return err
+	}
+	r.config = supervisor.Config{
+		Lab: p.Spec, Machine: m, Arch: img.Arch, Backend: backend, Firmware: firmware,
+		Disks: []machine.Disk{{Path: r.image.Path, Format: machine.Raw}},
+		Dir:   dir, Env: processEnv(env, dir), Patience: o.patience, Events: events,
+	}
+	return nil
 }
 
 // notUp makes the one report of a machine that does not come up of what is
@@ -190,6 +234,14 @@ func (p *project) imageFor(m *lab.Machine) *lab.Image {
 func (p *project) check(m *lab.Machine, img *lab.Image) error {
 	arch := img.Arch
 	switch {
+	case m.Boot != lab.BootKernel && m.Backend == lab.BackendUML:
+		return usagef("machine %q: User-Mode Linux has no firmware; use the backend qemu, or leave boot out", m.Name)
+	case m.Boot != lab.BootKernel && (m.Kernel != "" || len(m.Cmdline) > 0 || len(m.Modules) > 0):
+		return usagef("machine %q: firmware finds the kernel on the disk: kernel, cmdline and modules are the image's; leave them out, or boot", m.Name)
+	case m.Type != lab.TypeDefault && (arch != "amd64" || m.Backend == lab.BackendUML):
+		return usagef("machine %q: type %s is a PC of QEMU's, for amd64", m.Name, m.Type)
+	case m.Type == lab.TypeMicroVM && m.Boot != lab.BootKernel:
+		return usagef("machine %q: a microvm has no firmware that boots disks; use type q35", m.Name)
 	case m.Backend == lab.BackendView:
 		return usagef("machine %q: backend %s is not there yet; uml and qemu are", m.Name, m.Backend)
 	case m.Backend == lab.BackendUML && arch != build.HostArch():
@@ -231,7 +283,7 @@ func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image) (*
 		}
 		return k, nil
 	}
-	if m.Backend == lab.BackendUML || m.Backend == lab.BackendAuto && hasUML() && arch == build.HostArch() {
+	if m.Backend == lab.BackendUML || m.Backend == lab.BackendAuto && m.Type == lab.TypeDefault && hasUML() && arch == build.HostArch() {
 		return p.builder.UML(ctx, kernel.UMLSuites(host.New().XState()), modules(m))
 	}
 	req.Flavour = img.Kernel
@@ -250,16 +302,25 @@ func (p *project) suits(m *lab.Machine, k *build.Kernel) error {
 }
 
 // backend sets up what runs a kernel, and says which file of it that wants.
-func (p *project) backend(ctx context.Context, env Env, r *ready, events event.Sink) (machine.Backend, string, error) {
+func (p *project) backend(ctx context.Context, env Env, r *ready, m *lab.Machine, events event.Sink) (machine.Backend, string, error) {
 	k := r.kernel
 	if k.UML {
 		return uml.Backend{}, k.Path, nil
 	}
-	program, err := p.qemu(ctx, env, k.Arch, r)
+	backend, err := p.emulator(ctx, env, k.Arch, r, m, events)
 	if err != nil {
 		return nil, "", err
 	}
-	accel, why := qemu.Accelerate(k.Arch, p.kvm)
+	return backend, cmp.Or(k.Direct, k.Path), nil
+}
+
+// emulator sets up QEMU for an architecture.
+func (p *project) emulator(ctx context.Context, env Env, arch string, r *ready, m *lab.Machine, events event.Sink) (qemu.Backend, error) {
+	program, err := p.qemu(ctx, env, arch, r)
+	if err != nil {
+		return qemu.Backend{}, err
+	}
+	accel, why := qemu.Accelerate(arch, p.kvm)
 	if why != nil {
 		var u *host.UnsupportedError
 		text := why.Error()
@@ -268,10 +329,7 @@ func (p *project) backend(ctx context.Context, env Env, r *ready, events event.S
 		}
 		event.Or(events).Emit(event.Event{Kind: event.Note, Task: "boot", Message: "without KVM the machine is emulated: " + text + " (see wolffia doctor)"})
 	}
-	if k.Direct != "" {
-		return qemu.Backend{Program: program, Accel: accel}, k.Direct, nil
-	}
-	return qemu.Backend{Program: program, Accel: accel}, k.Path, nil
+	return qemu.Backend{Program: program, Accel: accel, MicroVM: m.Type == lab.TypeMicroVM}, nil
 }
 
 // qemu finds the host's QEMU, or else gets one of the archive.

@@ -62,9 +62,11 @@ type machinePlan struct {
 	Name      string   `json:"name"`
 	Backend   string   `json:"backend"`
 	Memory    int64    `json:"memory"`
-	Kernel    string   `json:"kernel"`
-	Release   string   `json:"kernelRelease"`
-	Initramfs []string `json:"initramfs"`
+	Boot      string   `json:"boot"` // kernel, bios or uefi
+	Kernel    string   `json:"kernel,omitempty"`
+	Release   string   `json:"kernelRelease,omitempty"`
+	Initramfs []string `json:"initramfs,omitempty"`
+	Disks     []string `json:"disks,omitempty"`
 }
 
 type networkPlan struct {
@@ -134,8 +136,14 @@ func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []s
 		Images: []imagePlan{p.imagePlan(p.imageFor(m), r.image)},
 		Machine: &machinePlan{
 			Name: m.Name, Backend: r.config.Backend.Name(), Memory: int64(m.Memory),
-			Kernel: r.kernel.Path, Release: r.kernel.Release, Initramfs: spec.Initramfs,
+			Boot: string(m.Boot), Initramfs: spec.Initramfs,
 		},
+	}
+	if r.kernel != nil {
+		x.Machine.Kernel, x.Machine.Release = spec.Kernel, r.kernel.Release
+	}
+	for _, d := range spec.Disks {
+		x.Machine.Disks = append(x.Machine.Disks, d.Path)
 	}
 	for _, n := range m.Networks {
 		x.Networks = append(x.Networks, p.networkPlan(m, p.Networks[n]))
@@ -341,10 +349,17 @@ func (x *explanation) show(env Env, asJSON bool) error {
 		}
 	}
 	if m := x.Machine; m != nil {
-		fmt.Fprintf(w, "machine %s: backend %s, memory %s\n  kernel %s: %s\n  initramfs, joined in this order:\n",
-			m.Name, m.Backend, sizeText(m.Memory), m.Release, m.Kernel)
+		fmt.Fprintf(w, "machine %s: backend %s, memory %s\n", m.Name, m.Backend, sizeText(m.Memory))
+		if m.Kernel == "" {
+			fmt.Fprintf(w, "  boots from its disk by %s\n", strings.ToUpper(m.Boot))
+		} else {
+			fmt.Fprintf(w, "  kernel %s: %s\n  initramfs, joined in this order:\n", m.Release, m.Kernel)
+		}
 		for _, p := range m.Initramfs {
 			fmt.Fprintln(w, "    "+p)
+		}
+		for _, p := range m.Disks {
+			fmt.Fprintf(w, "  disk, of which it writes to a copy: %s\n", p)
 		}
 	}
 	for _, n := range x.Networks {

@@ -218,6 +218,8 @@ type machineOptions struct {
 	backend  string
 	kernel   string
 	root     string
+	boot     string
+	kind     string
 	cmdline  []string
 	modules  []string
 	patience time.Duration
@@ -235,12 +237,16 @@ func (o *machineOptions) flags(env Env, file *string, cmd *cobra.Command) {
 	f.StringVar(&o.backend, "backend", "", "what runs it: "+strings.Join(lab.Backends(), ", "))
 	f.StringVar(&o.kernel, "kernel", "", "a kernel of your own: an image (bzImage, Image, vmlinux, linux) or the folder it was built in")
 	f.StringVar(&o.root, "root", "", "where its root is: initramfs (in memory) or disk (writes are gone with the machine)")
+	f.StringVar(&o.boot, "boot", "", "what finds the kernel: kernel (wolffia does), bios or uefi (firmware does, on a complete disk)")
+	f.StringVar(&o.kind, "type", "", "the kind of PC that QEMU makes: "+strings.Join(lab.Types(), " or "))
 	f.StringArrayVar(&o.cmdline, "cmdline", nil, "a further kernel parameter")
 	f.StringArrayVar(&o.modules, "module", nil, "a further kernel module to load at boot")
 	f.DurationVar(&o.patience, "boot-timeout", supervisor.DefaultPatience, "how long a machine that boots may report no progress before it is given up")
 	complete(cmd, "memory", words("64M", "128M", "256M", "512M", "1G", "2G"))
 	complete(cmd, "network", fromLab(env, file, func(s *lab.Spec) []string { return append(s.NetworkNames(), "none") }))
 	complete(cmd, "backend", words(lab.Backends()...))
+	complete(cmd, "boot", words(lab.Boots()...))
+	complete(cmd, "type", words(lab.Types()...))
 	complete(cmd, "root", words(lab.Roots()...))
 	for _, name := range []string{"subnet", "subnet6", "forward", "cmdline", "module", "boot-timeout"} {
 		complete(cmd, name, words())
@@ -273,6 +279,18 @@ func (o *machineOptions) machine(s *lab.Spec, name string) (*lab.Machine, error)
 			return nil, err
 		}
 		m.Root = lab.Root(o.root)
+	}
+	if o.boot != "" {
+		if err := lab.OneOf("way to boot", o.boot, lab.Boots()); err != nil {
+			return nil, err
+		}
+		m.Boot = lab.Boot(o.boot)
+	}
+	if o.kind != "" {
+		if err := lab.OneOf("type", o.kind, lab.Types()); err != nil {
+			return nil, err
+		}
+		m.Type = lab.Type(o.kind)
 	}
 	switch o.network {
 	case "":

@@ -75,6 +75,8 @@ type Machine struct {
 	Backend  Backend
 	Arch     string // empty means the image's
 	Memory   Size
+	Type     Type
+	Boot     Boot
 	Root     Root
 	Networks []string
 	Forwards []Forward
@@ -82,6 +84,26 @@ type Machine struct {
 	Cmdline  []string // further kernel parameters
 	Modules  []string // further kernel modules to load at boot
 }
+
+// Type is the kind of computer that QEMU makes of an amd64 machine.
+type Type string
+
+// The types.
+const (
+	TypeDefault Type = ""        // what the architecture has
+	TypeQ35     Type = "q35"     // an ordinary PC
+	TypeMicroVM Type = "microvm" // a PC without a PCI bus, which starts a little sooner
+)
+
+// Boot is what finds a machine's kernel.
+type Boot string
+
+// The ways to boot.
+const (
+	BootKernel Boot = "kernel" // wolffia hands it to the backend
+	BootBIOS   Boot = "bios"   // a PC's firmware does, on the machine's disk
+	BootUEFI   Boot = "uefi"   // UEFI firmware does, on the machine's disk
+)
 
 // Backend is what runs a machine.
 type Backend string
@@ -106,11 +128,14 @@ const (
 // Limits and defaults of a machine.
 const (
 	DefaultMemory = 128 * MiB
-	MinMemory     = 1 * MiB // what a Linux needs is more; the backend knows
-	MaxMemory     = 1024 * GiB
-	DefaultMTU    = 1500
-	MinMTU        = 1280 // what IPv6 asks of a link
-	MaxMTU        = 65000
+	// FirmwareMemory is what a machine has instead that boots from its disk:
+	// UEFI and a kernel with all drivers are lost in less.
+	FirmwareMemory = 512 * MiB
+	MinMemory      = 1 * MiB // what a Linux needs is more; the backend knows
+	MaxMemory      = 1024 * GiB
+	DefaultMTU     = 1500
+	MinMTU         = 1280 // what IPv6 asks of a link
+	MaxMTU         = 65000
 )
 
 // MaxFile bounds the size of a lab's file in bytes.
@@ -145,7 +170,7 @@ func newNetwork(name string) *Network {
 }
 
 func newMachine(name string) *Machine {
-	return &Machine{Name: name, Backend: BackendAuto, Memory: DefaultMemory, Root: RootInitramfs}
+	return &Machine{Name: name, Backend: BackendAuto, Memory: DefaultMemory, Boot: BootKernel, Root: RootInitramfs}
 }
 
 // defaultSubnet is QEMU's own, so that its users find what they know.

@@ -243,3 +243,9 @@ func ControlMAC(lab, machine string) net.HardwareAddr { return mac("control", la
 
 // Roots are the places where a machine's root can live.
 func Roots() []string { return []string{string(RootInitramfs), string(RootDisk)} }
+
+// Types are the kinds of PC that QEMU makes.
+func Types() []string { return []string{string(TypeQ35), string(TypeMicroVM)} }
+
+// Boots are the ways in which a machine can find its kernel.
+func Boots() []string { return []string{string(BootKernel), string(BootBIOS), string(BootUEFI)} }

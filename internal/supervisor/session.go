@@ -38,13 +38,16 @@ import (
 
 // Config is all that a session is made from.
 type Config struct {
-	Lab      *lab.Spec
-	Machine  *lab.Machine
-	Arch     string // of the kernel and so of the machine, by Debian's name
-	Backend  machine.Backend
-	Kernel   string // path of the kernel, of the kind the backend boots
-	Image    string // path of the image, or of what finds it on a disk, as a cpio archive
-	Disks    []machine.Disk
+	Lab     *lab.Spec
+	Machine *lab.Machine
+	Arch    string // of the kernel and so of the machine, by Debian's name
+	Backend machine.Backend
+	Kernel  string // path of the kernel, of the kind the backend boots
+	Image   string // path of the image, or of what finds it on a disk, as a cpio archive
+	Disks   []machine.Disk
+	// Firmware boots the first of Disks. Nothing is known of what is on it then:
+	// it has no identity, can't be entered, and is ready at once.
+	Firmware machine.Firmware
 	Cmdline  []string // kernel parameters, before the machine's own
 	Modules  string   // path of a cpio archive with kernel modules; may be empty
 	Console  rootfs.Console
@@ -122,6 +125,9 @@ func Start(ctx context.Context, cfg Config) (*Session, error) {
 		return nil, err
 	}
 	s.boot = watch(s.machine, s.patience(), event.Or(cfg.Events), cfg.Machine.Name)
+	if cfg.Firmware != machine.FirmwareNone {
+		s.boot.take(stageReady, "")
+	}
 	return s, nil
 }
 
@@ -149,9 +155,11 @@ func Standalone(cfg Config) machine.Spec { return (&Session{cfg: cfg}).standalon
 func (s *Session) standalone() machine.Spec {
 	m, c := s.cfg.Machine, s.cfg
 	spec := machine.Spec{
-		Name: m.Name, Arch: c.Arch, Memory: int64(m.Memory), Kernel: c.Kernel,
-		Initramfs: []string{c.Image}, Cmdline: slices.Concat(c.Cmdline, m.Cmdline),
+		Name: m.Name, Arch: c.Arch, Memory: int64(m.Memory), Firmware: c.Firmware, Kernel: c.Kernel, Cmdline: slices.Concat(c.Cmdline, m.Cmdline),
 		Disks: c.Disks, Dir: c.Dir, Env: c.Env,
+	}
+	if c.Image != "" {
+		spec.Initramfs = append(spec.Initramfs, c.Image)
 	}
 	if c.Modules != "" {
 		spec.Initramfs = append(spec.Initramfs, c.Modules)
@@ -164,6 +172,9 @@ func (s *Session) standalone() machine.Spec {
 
 // spec writes the machine's identity and describes it to the backend.
 func (s *Session) spec() (machine.Spec, error) {
+	if s.cfg.Firmware != machine.FirmwareNone {
+		return s.standalone(), nil
+	}
 	identity, err := s.identity()
 	if err != nil {
 		return machine.Spec{}, err
@@ -241,13 +252,15 @@ func writePrivate(path string, t *tree.Tree) error {
 // join plugs the machine's cards in.
 func (s *Session) join() error {
 	ports := s.machine.Ports()
-	last := len(ports) - 1
 	for i, n := range s.nets {
 		if err := n.attach(ports[i], s.cfg.Machine.Name+"/"+cardName(i)); err != nil {
 			return err
 		}
 	}
-	link, err := gateway.NewLink(ports[last], gateway.LinkConfig{
+	if s.cfg.Firmware != machine.FirmwareNone {
+		return nil
+	}
+	link, err := gateway.NewLink(ports[len(ports)-1], gateway.LinkConfig{
 		Local: controlHost, Peer: controlGuest.Addr(), PeerMAC: s.controlMAC(), MTU: lab.MaxMTU,
 	})
 	if err != nil {
