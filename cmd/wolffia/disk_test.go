@@ -32,6 +32,12 @@ func TestDisk(t *testing.T) {
 		qemu := tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
 		p := newPerson(t)
 		p.buildDisk(t, "disk.img")
+		o := p.run(t, call{program: p.plain(t), limit: cold}, "explain", "build", "-o", "disk.img")
+		for _, want := range []string{"root-amd64, ext4", "from linux-image-amd64:amd64=", "started by UEFI: /EFI/BOOT/BOOTX64.EFI", "started by BIOS: GRUB"} {
+			if !strings.Contains(o.out, want) {
+				t.Errorf("%q is not in %v", want, o)
+			}
+		}
 		t.Run("BIOS", func(t *testing.T) {
 			c := p.powerOn(t, qemu, "-m", "256", "-drive", "file=disk.img,format=raw", "-nic", "user")
 			c.look(t, "x86_64")
@@ -75,14 +81,20 @@ images:
     hostname: pond
     users: [{name: root, password: %q}]
 `, secret))
-	plain, err := plainProgram()
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := p.run(t, call{program: plain, limit: cold}, append([]string{"build", "-q", "-o", name}, flags...)...)
+	o := p.run(t, call{program: p.plain(t), limit: cold}, append([]string{"build", "-q", "-o", name}, flags...)...)
 	if f := strings.Fields(o.out); len(f) != 3 || f[2] != name || strings.Contains(o.err, "nobody can log in") {
 		t.Errorf("build said %v", o)
 	}
+}
+
+// plain is wolffia without the race detector, for what unpacks a lot.
+func (p *person) plain(t *testing.T) string {
+	t.Helper()
+	path, err := plainProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // firmware gives the two flash images of a UEFI, as a Debian package has them.
@@ -124,6 +136,9 @@ func (p *person) powerOn(t *testing.T, qemu string, args ...string) *computer {
 	c.out.expect(t, "Password: ")
 	c.line(t, "secret")
 	c.out.expect(t, "# ")
+	if text := c.out.String(); strings.Contains(text, "can't load") || strings.Contains(text, "wolffia:  ") {
+		t.Errorf("something went wrong on the way:\n%s", clip(text))
+	}
 	c.do(t, "dmesg -n 1; echo quiet $((1 + 1))", "quiet 2")
 	return c
 }

@@ -140,6 +140,8 @@ func (p *project) firmware(ctx context.Context, env Env, o *machineOptions, r *r
 func notUp(name string, err error) error {
 	e := &machine.StartError{Machine: name, Cause: err.Error()}
 	switch {
+	case errors.Is(err, fs.ErrNotExist) && !errors.As(err, new(*kernel.NotBuiltError)):
+		return err // a name that is wrong
 	case errors.As(err, new(*build.BaseError)), errors.As(err, new(*build.TooSmallError)):
 		e.Stage = "image"
 	case errors.As(err, new(*kernel.UnknownModuleError)), errors.As(err, new(*kernel.StaleModuleError)):
