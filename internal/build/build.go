@@ -8,7 +8,13 @@
 //	defer art.Release()
 //	// art.Path
 //
-// Deliberately absent: anything that runs a program of the image.
+// A disk ([Format] of the name "disk") is complete by itself: the root with a
+// kernel and its modules, an initial RAM disk that finds the root, and boot
+// loaders for UEFI and, on PCs, for a BIOS, all pinned as the image's packages
+// are. [Builder.Disk] says what is on it.
+//
+// Deliberately absent: anything that runs a program of the image, and disks of
+// several images.
 package build
 
 import (
