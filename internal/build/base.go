@@ -13,13 +13,13 @@ import (
 	"time"
 
 	"wolffia/internal/debian"
-	"wolffia/internal/debian/deb"
 	"wolffia/internal/event"
 	"wolffia/internal/image/cpio"
 	"wolffia/internal/image/disk"
 	"wolffia/internal/image/oci"
 	"wolffia/internal/image/qcow2"
 	"wolffia/internal/image/tarball"
+	"wolffia/internal/image/xz"
 	"wolffia/internal/lab"
 	"wolffia/internal/store"
 	"wolffia/internal/tree"
@@ -351,6 +351,6 @@ func unpackXZ(ctx context.Context, f *os.File, scratch string) (path string, err
 	if err != nil {
 		return "", err
 	}
-	_, err = deb.DecodeXZ(ctx, f, info.Size(), out, deb.XZOptions{MaxSize: 64 << 30})
+	_, err = xz.Decode(ctx, f, info.Size(), out, xz.Options{MaxSize: 64 << 30})
 	return out.Name(), errors.Join(err, out.Close())
 }

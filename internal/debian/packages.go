@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"wolffia/internal/debian/control"
-	"wolffia/internal/debian/deb"
 	"wolffia/internal/event"
+	"wolffia/internal/image/xz"
 )
 
 const (
@@ -238,7 +238,7 @@ func decodeIndex(ctx context.Context, out io.Writer, in *os.File, r *Release, na
 // decodeXZ decompresses into memory, on all cores.
 func decodeXZ(ctx context.Context, in io.ReaderAt, size, limit int64) (io.Reader, error) {
 	text := make(fixedBuffer, limit)
-	n, err := deb.DecodeXZ(ctx, in, size, text, deb.XZOptions{MaxSize: limit})
+	n, err := xz.Decode(ctx, in, size, text, xz.Options{MaxSize: limit})
 	return bytes.NewReader(text[:n]), err
 }
 

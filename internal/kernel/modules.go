@@ -16,7 +16,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"wolffia/internal/debian/deb"
+	"wolffia/internal/image/xz"
 	"wolffia/internal/spell"
 	"wolffia/internal/tree"
 )
@@ -363,11 +363,11 @@ func unpackModule(file string, r io.Reader) ([]byte, error) {
 	return b, err
 }
 
-// unpackXZ undoes xz with package deb's decoder, the one that wolffia has.
+// unpackXZ undoes xz into memory.
 func unpackXZ(r io.ReaderAt, size, limit int64) ([]byte, error) {
 	var out memory
-	_, err := deb.DecodeXZ(context.Background(), r, size, &out,
-		deb.XZOptions{MaxSize: limit, MaxDict: maxWindow, Workers: 1})
+	_, err := xz.Decode(context.Background(), r, size, &out,
+		xz.Options{MaxSize: limit, MaxDict: maxWindow, Workers: 1})
 	return out, err
 }
 

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"wolffia/internal/debian/control"
+	"wolffia/internal/image/xz"
 )
 
 // Options bound what a package may hold. The zero value suits real packages.
@@ -141,10 +142,9 @@ func (a *Archive) ExtractData(ctx context.Context, w io.WriterAt) (int64, error)
 func (a *Archive) extract(ctx context.Context, w io.WriterAt) (int64, error) {
 	section := io.NewSectionReader(a.ra, a.data.offset, a.data.size)
 	if path.Ext(a.data.name) == ".xz" {
-		n, err := DecodeXZ(ctx, section, a.data.size, w, XZOptions{MaxSize: a.opts.MaxData, MaxDict: a.opts.MaxDict, Workers: a.opts.Workers})
-		var limit *LimitError
-		if errors.As(err, &limit) {
-			limit.What = a.data.name
+		n, err := xz.Decode(ctx, section, a.data.size, w, xz.Options{MaxSize: a.opts.MaxData, MaxDict: a.opts.MaxDict, Workers: a.opts.Workers})
+		if large, ok := errors.AsType[*xz.SizeError](err); ok {
+			err = &LimitError{a.data.name, large.Limit}
 		}
 		return n, err
 	}

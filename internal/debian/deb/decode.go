@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"compress/bzip2"
 	"io"
+	"math"
 	"strings"
+
+	"wolffia/internal/image/xz"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/mikelolasagasti/xz"
 )
 
 // decoders open a compressed stream, by the suffix of the member's name.
@@ -21,11 +23,8 @@ var decoders = map[string]func(io.Reader, Options) (io.ReadCloser, error){
 		return io.NopCloser(bzip2.NewReader(r)), nil
 	},
 	".xz": func(r io.Reader, o Options) (io.ReadCloser, error) {
-		z, err := xz.NewReader(r, o.MaxDict)
-		if err != nil {
-			return nil, err
-		}
-		return io.NopCloser(z), nil
+		// Who reads bounds what is read.
+		return io.NopCloser(xz.NewReader(r, xz.Options{MaxSize: math.MaxInt64, MaxDict: o.MaxDict})), nil
 	},
 	".zst": func(r io.Reader, o Options) (io.ReadCloser, error) {
 		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(uint64(max(o.MaxDict, zstd.MinWindowSize))), zstd.WithDecoderConcurrency(o.Workers))

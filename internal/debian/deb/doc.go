@@ -10,9 +10,9 @@
 // A package is foreign bytes until its checksum has been compared, and some
 // are big: the number of members, what control.tar holds and what data.tar
 // grows to are bounded, and the blocks of an xz stream (a kernel has 17) are
-// decoded side by side.
+// decoded side by side, by image/xz.
 //
-// Specifications: deb(5), https://tukaani.org/xz/xz-file-format.txt.
+// Specification: deb(5).
 //
 //	a, err := deb.Open(f, size, deb.Options{})
 //	c, err := a.Control()

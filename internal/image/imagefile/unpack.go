@@ -12,8 +12,8 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
-	"wolffia/internal/debian/deb"
 	"wolffia/internal/image/disk"
+	"wolffia/internal/image/xz"
 )
 
 // maxWindow bounds the memory that a zstd frame may ask for.
@@ -66,7 +66,7 @@ func (f *File) unpack(ctx context.Context, r *os.File, size int64) (*os.File, in
 	}
 	format := f.Packed[len(f.Packed)-1]
 	if format == disk.XZ {
-		_, err = deb.DecodeXZ(ctx, r, size, out, deb.XZOptions{MaxSize: f.o.MaxSize})
+		_, err = xz.Decode(ctx, r, size, out, xz.Options{MaxSize: f.o.MaxSize})
 	} else {
 		err = f.inflate(ctx, out, r, format)
 	}
