@@ -64,15 +64,23 @@ func tempDir(getenv func(string) string) string {
 // PrivateDir makes the folder dir and its missing parents, and sees to it that
 // dir is a folder of this user that nobody else can enter (mode 0700). It is
 // meant for the runtime folder, which may lie in a place where everybody
-// writes: somebody else's folder, or a link, of that name is an error.
+// writes: somebody else's folder, or a link, of that name is an error. So is one
+// inside a folder of somebody else, who could put another in its place later.
 func PrivateDir(dir string) error {
-	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-		return fmt.Errorf("make private folder: %w", err)
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("make private folder: %w", err)
+	parent := filepath.Dir(dir)
+	if err := os.MkdirAll(parent, 0o700); err != nil {
+		return fmt.Errorf("make private folder: %w; set TMPDIR to a folder that can be written", err)
 	}
 	var st unix.Stat_t
+	if err := unix.Stat(parent, &st); err != nil {
+		return fmt.Errorf("check private folder: %w", &os.PathError{Op: "stat", Path: parent, Err: err})
+	}
+	if !trusted(int(st.Uid), os.Getuid()) {
+		return fmt.Errorf("check private folder: %s belongs to user %d, not to you (%d); set XDG_RUNTIME_DIR to a folder of your own", parent, st.Uid, os.Getuid())
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make private folder: %w; set TMPDIR to a folder that can be written", err)
+	}
 	if err := unix.Lstat(dir, &st); err != nil {
 		return fmt.Errorf("check private folder: %w", &os.PathError{Op: "lstat", Path: dir, Err: err})
 	}
@@ -87,4 +95,12 @@ func PrivateDir(dir string) error {
 		}
 	}
 	return nil
+}
+
+// trusted says whether a folder's owner may decide about what a user keeps in
+// it: the user, root, or, in a user namespace, whoever has no number there, such
+// as the real root who owns /tmp.
+func trusted(owner, user int) bool {
+	const overflow = 65534 // /proc/sys/kernel/overflowuid
+	return owner == user || owner == 0 || owner == overflow
 }

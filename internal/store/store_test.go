@@ -335,6 +335,23 @@ func TestPrivateDir(t *testing.T) {
 			t.Errorf("somebody else's folder: %v", err)
 		}
 	}
+	// With sudo -E root had the XDG_RUNTIME_DIR of a user, who could put a link
+	// to any folder in the place of root's, which is swept.
+	if os.Getuid() == 0 {
+		theirs := t.TempDir()
+		os.Chown(theirs, 12345, 12345)
+		if err := PrivateDir(filepath.Join(theirs, "wolffia")); err == nil || !strings.Contains(err.Error(), "12345") {
+			t.Errorf("in somebody else's folder: %v", err)
+		}
+	}
+	for _, c := range []struct {
+		owner, user int
+		want        bool
+	}{{0, 0, true}, {0, 1000, true}, {1000, 1000, true}, {65534, 1000, true}, {1000, 0, false}, {1001, 1000, false}} {
+		if got := trusted(c.owner, c.user); got != c.want {
+			t.Errorf("user %d in a folder of user %d: %v", c.user, c.owner, got)
+		}
+	}
 }
 
 func TestSize(t *testing.T) {
