@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -49,10 +50,7 @@ func TestPartsAreWrong(t *testing.T) {
 	parallel(t)
 	tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
 	p := newPerson(t)
-	plain, err := plainProgram() // one that unpacks large kernels fast
-	if err != nil {
-		t.Fatal(err)
-	}
+	plain := p.plain(t)
 	dir := p.folder(t, "lab")
 	p.write(t, filepath.Join(dir, "wolffia.yaml"), `
 images:
@@ -127,4 +125,63 @@ func pcKernel(t *testing.T, p *person, dir string) string {
 		t.Fatal(err)
 	}
 	return string(kernel)
+}
+
+// TestStoredQEMU runs a machine on a host that has no QEMU: it comes from the
+// archive.
+func TestStoredQEMU(t *testing.T) {
+	parallel(t)
+	p := newPerson(t)
+	c := call{program: p.plain(t), env: []string{"PATH=/nonexistent"}, limit: cold}
+	o := p.run(t, c, "run", "-q", "--arch", "riscv64", "--", "uname", "-m")
+	if o.out != "riscv64\n" {
+		t.Error(o)
+	}
+	o = p.run(t, c, "explain", "run", "-q", "--arch", "riscv64")
+	if !strings.Contains(o.out, p.cache+"/qemu/") || !strings.Contains(o.out, "qemu-system-riscv64") {
+		t.Errorf("the command does not name a QEMU in the cache: %v", o)
+	}
+}
+
+// TestFirmware boots a complete disk by a PC's firmware, on a network of
+// wolffia's, and logs in on the console.
+func TestFirmware(t *testing.T) {
+	parallel(t)
+	tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
+	p := newPerson(t)
+	dir := p.folder(t, "lab")
+	p.write(t, filepath.Join(dir, "wolffia.yaml"), fmt.Sprintf(`
+images:
+  base:
+    packages: [busybox-static, dropbear-bin]
+    deps: elf
+    kernel: cloud
+    users: [{name: root, password: %q}]
+machines:
+  pc: {image: base, boot: bios, networks: [lan]}
+networks:
+  lan: {}
+`, secret))
+	keys, typed, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keys.Close()
+	defer typed.Close()
+	r := p.start(t, call{program: p.plain(t), dir: dir, stdin: keys}, "run", "-q", "pc")
+	r.out.within(t, cold, `login: $`)
+	typed.WriteString("root\n")
+	r.out.expect(t, `Password: $`)
+	typed.WriteString("secret\n")
+	r.out.expect(t, `# `)
+	typed.WriteString("ping -c1 10.0.2.2 | grep -o '[0-9]* packets received'\n")
+	r.out.expect(t, `1 packets received`)
+	typed.WriteString("poweroff\n")
+	if st := r.end(t); st != 0 {
+		t.Errorf("status %d\n%s\n%s", st, r.out, r.err)
+	}
+	o := p.try(t, call{dir: dir}, "run", "-q", "pc", "--", "true")
+	if o.status != 2 || !oneLine(o.err) || !strings.Contains(o.err, "the console alone") {
+		t.Error(o)
+	}
 }
