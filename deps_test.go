@@ -20,7 +20,7 @@ var layers = []string{
 	"tree event host spell tooltest",
 	"tree/treetest tree/hostdir",
 	"store",
-	"image/compress image/mbr image/xz",
+	"image/compress image/mbr image/xz image/finding",
 	"image/cpio image/tarball image/ext4 image/gpt image/fat image/uki image/grub image/qcow2",
 	"image/oci image/disk",
 	"image/oci/ocitest",

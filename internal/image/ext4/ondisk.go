@@ -92,18 +92,21 @@ type superblock struct {
 	EncryptionSalt    [16]byte
 	LostFoundInode    uint32 // 0x268
 	ProjectQuotaInode uint32
-	ChecksumSeed      uint32    // 0x270, with csum_seed
-	_                 [392]byte // high bytes of times, encodings, the orphan file's inode
-	Checksum          uint32    // 0x3FC
+	ChecksumSeed      uint32   // 0x270, with csum_seed
+	_                 [12]byte // high bytes of times, encodings
+	OrphanFile        uint32   // 0x280: its inode, with orphan_file
+	_                 [376]byte
+	Checksum          uint32 // 0x3FC
 }
 
 // Features, by their names in mke2fs.
 const (
-	compatJournal  = 0x4   // has_journal
-	compatXattr    = 0x8   // ext_attr
-	compatResize   = 0x10  // resize_inode
-	compatDirIndex = 0x20  // dir_index
-	compatSparse2  = 0x200 // sparse_super2
+	compatJournal  = 0x4    // has_journal
+	compatXattr    = 0x8    // ext_attr
+	compatResize   = 0x10   // resize_inode
+	compatDirIndex = 0x20   // dir_index
+	compatSparse2  = 0x200  // sparse_super2
+	compatOrphans  = 0x1000 // orphan_file
 
 	incompatFiletype = 0x2    // filetype
 	incompatRecover  = 0x4    // needs_recovery
@@ -115,19 +118,21 @@ const (
 	incompatSeed     = 0x2000 // metadata_csum_seed
 	incompatLargeDir = 0x4000 // large_dir
 
-	roSparse    = 0x1   // sparse_super
-	roLargeFile = 0x2   // large_file
-	roHugeFile  = 0x8   // huge_file
-	roGDTCsum   = 0x10  // uninit_bg
-	roDirNlink  = 0x20  // dir_nlink
-	roExtraSize = 0x40  // extra_isize
-	roBigalloc  = 0x200 // bigalloc
-	roChecksums = 0x400 // metadata_csum
+	roSparse    = 0x1     // sparse_super
+	roLargeFile = 0x2     // large_file
+	roHugeFile  = 0x8     // huge_file
+	roGDTCsum   = 0x10    // uninit_bg
+	roDirNlink  = 0x20    // dir_nlink
+	roExtraSize = 0x40    // extra_isize
+	roBigalloc  = 0x200   // bigalloc
+	roChecksums = 0x400   // metadata_csum
+	roOrphans   = 0x10000 // orphan_present
 )
 
 // Values of other fields.
 const (
 	stateClean        = 1
+	stateErrors       = 2
 	errorsContinue    = 1
 	revDynamic        = 1
 	flagUnsignedHash  = 2
@@ -139,9 +144,12 @@ const (
 	inodeRoom         = inodeSize - oldInodeSize - extraSize
 	oldInodeSize      = 128
 	rootInode         = 2
+	resizeInode       = 7 // has the blocks that more descriptors would take
 	journalInode      = 8
 	firstInode        = 11 // the first that is not reserved: lost+found
 	maxLinks          = 65000
+	groupInodesUninit = 1 // group flag: no inode is in use, and nothing is initialized
+	groupBlocksUninit = 2 // group flag: the block bitmap is not initialized
 	groupInodesZeroed = 4 // group flag: the inode table needs no later zeroing
 )
 
@@ -202,6 +210,29 @@ func (g *groupDesc) encode(b []byte) {
 	le.PutUint16(b[0x32:], uint16(g.unusedInodes>>16))
 	le.PutUint16(b[0x38:], uint16(g.blockBitmapSum>>16))
 	le.PutUint16(b[0x3A:], uint16(g.inodeBitmapSum>>16))
+}
+
+// decodeGroup is the inverse of encode, of 32 or 64 bytes or more.
+func decodeGroup(b []byte) groupDesc {
+	g := groupDesc{
+		blockBitmap: uint64(le.Uint32(b[0x0:])), inodeBitmap: uint64(le.Uint32(b[0x4:])), inodeTable: uint64(le.Uint32(b[0x8:])),
+		freeBlocks: uint32(le.Uint16(b[0xC:])), freeInodes: uint32(le.Uint16(b[0xE:])), dirs: uint32(le.Uint16(b[0x10:])),
+		flags: le.Uint16(b[0x12:]), unusedInodes: uint32(le.Uint16(b[0x1C:])),
+		blockBitmapSum: uint32(le.Uint16(b[0x18:])), inodeBitmapSum: uint32(le.Uint16(b[0x1A:])),
+	}
+	if len(b) < 64 {
+		return g
+	}
+	g.blockBitmap |= uint64(le.Uint32(b[0x20:])) << 32
+	g.inodeBitmap |= uint64(le.Uint32(b[0x24:])) << 32
+	g.inodeTable |= uint64(le.Uint32(b[0x28:])) << 32
+	g.freeBlocks |= uint32(le.Uint16(b[0x2C:])) << 16
+	g.freeInodes |= uint32(le.Uint16(b[0x2E:])) << 16
+	g.dirs |= uint32(le.Uint16(b[0x30:])) << 16
+	g.unusedInodes |= uint32(le.Uint16(b[0x32:])) << 16
+	g.blockBitmapSum |= uint32(le.Uint16(b[0x38:])) << 16
+	g.inodeBitmapSum |= uint32(le.Uint16(b[0x3A:])) << 16
+	return g
 }
 
 // groupSum is the checksum of the descriptor b of group g with metadata_csum.

@@ -186,8 +186,20 @@ func (f *FS) Info() Info {
 	return i
 }
 
-// group reads the descriptor of group g.
+// group reads the descriptor of group g and tells where its inode table is.
 func (f *FS) group(c *cache, g uint64) (table uint64, err error) {
+	d, err := f.descriptor(c, g)
+	if err != nil {
+		return 0, err
+	}
+	if f.super.ROCompat&roChecksums != 0 && groupSum(f.seed, uint32(g), d) != le.Uint16(d[0x1E:]) {
+		return 0, fmt.Errorf("the checksum of the descriptor of group %d is wrong", g)
+	}
+	return decodeGroup(d).inodeTable, nil
+}
+
+// descriptor gives the bytes of the descriptor of group g.
+func (f *FS) descriptor(c *cache, g uint64) ([]byte, error) {
 	perBlock := f.bs / f.desc
 	n := g / perBlock
 	block := uint64(f.super.FirstDataBlock) + 1 + n
@@ -200,17 +212,9 @@ func (f *FS) group(c *cache, g uint64) (table uint64, err error) {
 	}
 	b, err := c.block(block)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	d := b[g%perBlock*f.desc:][:f.desc]
-	if f.super.ROCompat&roChecksums != 0 && groupSum(f.seed, uint32(g), d) != le.Uint16(d[0x1E:]) {
-		return 0, fmt.Errorf("the checksum of the descriptor of group %d is wrong", g)
-	}
-	table = uint64(le.Uint32(d[0x8:]))
-	if f.desc >= 64 {
-		table |= uint64(le.Uint32(d[0x28:])) << 32
-	}
-	return table, nil
+	return b[g%perBlock*f.desc:][:f.desc], nil
 }
 
 // hasSuper reports whether group g has a copy of the superblock.

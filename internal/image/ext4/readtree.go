@@ -254,14 +254,18 @@ func (w *walker) xattrs(i *foundInode) (map[string][]byte, error) {
 	if le.Uint32(b) != xattrMagic || le.Uint32(b[8:]) != 1 {
 		return nil, fmt.Errorf("block %d has no attributes", i.raw.fileACL)
 	}
-	if w.f.super.ROCompat&roChecksums != 0 {
-		x := xattrBlock{data: bytes.Clone(b), number: i.raw.fileACL, refs: le.Uint32(b[4:])}
-		clear(x.data[16:20])
-		if x.finish(w.f.seed, true); !bytes.Equal(x.data, b) {
-			return nil, fmt.Errorf("the checksum of attributes in block %d is wrong", i.raw.fileACL)
-		}
+	if w.f.super.ROCompat&roChecksums != 0 && !w.f.xattrSum(i.raw.fileACL, b) {
+		return nil, fmt.Errorf("the checksum of attributes in block %d is wrong", i.raw.fileACL)
 	}
 	return all, decodeXattrs(b[xattrHead:], xattrHead, put)
+}
+
+// xattrSum reports whether the checksum of the attributes b in block n is right.
+func (f *FS) xattrSum(n uint64, b []byte) bool {
+	x := xattrBlock{data: bytes.Clone(b), number: n, refs: le.Uint32(b[4:])}
+	clear(x.data[16:20])
+	x.finish(f.seed, true)
+	return bytes.Equal(x.data, b)
 }
 
 // dir reads the directory i, whose node is already in its place.
@@ -320,34 +324,48 @@ func (w *walker) entries(name string, n *tree.Node, i *foundInode) error {
 // dirBlock reads block k of a directory. A block of its index looks like one
 // without entries.
 func (w *walker) dirBlock(name string, n *tree.Node, i *foundInode, k uint64, b []byte) error {
-	if err := w.checkDirBlock(i, k, b); err != nil {
+	if err := w.f.checkDirBlock(i, k, b); err != nil {
 		return fmt.Errorf("block %d: %w", k, err)
 	}
+	damage, err := w.f.dirents(b, func(child string, number uint32, _ byte) error {
+		if child == "." || child == ".." {
+			return nil
+		}
+		return w.entry(name, n, child, number)
+	})
+	if damage != nil {
+		return fmt.Errorf("block %d: %w", k, damage)
+	}
+	return err
+}
+
+// dirents calls fn for each entry in use of a directory's block, with the file's
+// type as the entry has it. An error of fn ends it; damage is what is wrong with
+// the block itself.
+func (f *FS) dirents(b []byte, fn func(name string, number uint32, kind byte) error) (damage, err error) {
 	for at := 0; at < len(b); {
 		if len(b)-at < direntHead {
-			return fmt.Errorf("block %d: an entry is cut off", k)
+			return errors.New("an entry is cut off"), nil
 		}
 		e := b[at:]
-		size, length := int(le.Uint16(e[4:])), int(e[6])
+		size, length, kind := int(le.Uint16(e[4:])), int(e[6]), e[7]
 		if size == 0xFFFF || size == 0 { // what 64 KiB are where blocks are so large
 			size = 1 << 16
 		}
-		if w.f.super.Incompat&incompatFiletype == 0 {
-			length |= int(e[7]) << 8
+		if f.super.Incompat&incompatFiletype == 0 {
+			length, kind = length|int(e[7])<<8, 0
 		}
 		if size%4 != 0 || size > len(e) || size < direntHead+length {
-			return fmt.Errorf("block %d: an entry of %d bytes with a name of %d does not fit", k, size, length)
+			return fmt.Errorf("an entry of %d bytes with a name of %d does not fit", size, length), nil
 		}
 		at += size
-		number, child := le.Uint32(e), string(e[direntHead:][:length])
-		if number == 0 || child == "." || child == ".." {
-			continue
-		}
-		if err := w.entry(name, n, child, number); err != nil {
-			return err
+		if number := le.Uint32(e); number != 0 {
+			if err := fn(string(e[direntHead:][:length]), number, kind); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 func (w *walker) entry(dir string, parent *tree.Node, child string, number uint32) error {
@@ -386,11 +404,11 @@ func (w *walker) entry(dir string, parent *tree.Node, child string, number uint3
 }
 
 // checkDirBlock verifies the checksum of block k of a directory.
-func (w *walker) checkDirBlock(i *foundInode, k uint64, b []byte) error {
-	if w.f.super.ROCompat&roChecksums == 0 {
+func (f *FS) checkDirBlock(i *foundInode, k uint64, b []byte) error {
+	if f.super.ROCompat&roChecksums == 0 {
 		return nil
 	}
-	seed := inodeSeed(w.f.seed, i.number, i.generation)
+	seed := inodeSeed(f.seed, i.number, i.generation)
 	head := 0
 	switch {
 	case i.raw.flags&flagIndex != 0 && k == 0:
