@@ -6,8 +6,8 @@
 // ask and no known_hosts file.
 //
 // Only what wolffia needs of ssh (RFC 4251 to 4254) is here: sessions with a
-// command, with and without a terminal. Port forwarding, agents and passwords
-// are deliberately absent.
+// command, with and without a terminal, and connections to what listens in the
+// guest. Listening there, agents and passwords are deliberately absent.
 //
 //	c, err := access.Dial(ctx, conn, "root", keys)
 //	status, err := c.Run(ctx, access.Command{Argv: []string{"uname", "-a"}, Stdout: os.Stdout})
@@ -115,6 +115,17 @@ func Dial(ctx context.Context, conn net.Conn, user string, keys Keys) (*Client, 
 
 // Close ends the connection and every command that runs over it.
 func (c *Client) Close() error { return c.ssh.Close() }
+
+// Connect makes a TCP connection from inside the guest to an address as the
+// guest sees it, such as "127.0.0.1:2345": what listens there need not be in
+// reach of any network.
+func (c *Client) Connect(ctx context.Context, addr string) (net.Conn, error) {
+	conn, err := c.ssh.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s in the machine: %w", addr, err)
+	}
+	return conn, nil
+}
 
 // Size is a terminal's size in characters.
 type Size struct{ Cols, Rows int }
@@ -273,7 +284,12 @@ func status(err error) (Status, error) {
 	case errors.As(err, &exit) && exit.Signal() != "":
 		return Status{Code: 128 + signalNumber(exit.Signal()), Signal: exit.Signal()}, nil
 	case errors.As(err, &exit):
-		return Status{Code: exit.ExitStatus()}, nil
+		// A number beyond 255 would lose its high bits in wait(2), and 256 turn
+		// into success.
+		if code := exit.ExitStatus(); code >= 0 && code <= 255 {
+			return Status{Code: code}, nil
+		}
+		return Status{Code: 255}, nil
 	}
 	return Status{}, fmt.Errorf("the connection to the machine ended before the command did: %w", err)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -169,7 +170,10 @@ func shellServer(t *testing.T, conn net.Conn, keys Keys) {
 			cmd := exec.Command("sh", "-c", run.Command)
 			cmd.Stdin, cmd.Stdout, cmd.Stderr = ch, ch, ch.Stderr()
 			code := uint32(0)
-			if cmd.Run() != nil {
+			if _, lie, lies := strings.Cut(run.Command, "exec lie "); lies {
+				n, _ := strconv.ParseUint(lie, 10, 32)
+				code = uint32(n)
+			} else if cmd.Run() != nil {
 				code = uint32(cmd.ProcessState.ExitCode())
 			}
 			ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Code uint32 }{code}))
@@ -219,6 +223,17 @@ func TestLongCommand(t *testing.T) {
 	st, err := client.Run(context.Background(), Command{Argv: []string{"sh", "-c", "cat; exit 7 #" + long}, Stdin: strings.NewReader("in")})
 	if err != nil || st.Code != 7 {
 		t.Errorf("status %+v, %v", st, err)
+	}
+}
+
+// TestStatusFitsAProcess: a server that said 256 made a failure a success,
+// since a process passes on eight bits.
+func TestStatusFitsAProcess(t *testing.T) {
+	client := dialServer(t, func(c net.Conn, k Keys) { shellServer(t, c, k) })
+	for said, want := range map[string]int{"0": 0, "1": 1, "255": 255, "256": 255, "65536": 255, "4294967295": 255} {
+		if st, err := client.Run(t.Context(), Command{Argv: []string{"lie", said}}); err != nil || st.Code != want {
+			t.Errorf("%s: %+v, %v; want %d", said, st, err, want)
+		}
 	}
 }
 
