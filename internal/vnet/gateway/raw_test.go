@@ -10,6 +10,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"wolffia/internal/vnet"
 )
@@ -337,4 +338,18 @@ func TestForeignSources(t *testing.T) {
 		}
 		return reply(f)
 	})
+}
+
+// After a flood of connections the gateway knew the sequence number of no new
+// one, and could not tell its guest that it failed.
+func TestSYNsAfterAFlood(t *testing.T) {
+	b := newBench(t, Config{})
+	id := stack.TransportEndpointID{RemotePort: 1}
+	for n := range uint32(5 * maxTCPInFlight) {
+		id.LocalPort, id.RemotePort = uint16(n), uint16(n>>16)+1
+		b.g.tcp.noteSYN(id, n)
+	}
+	if n, last := len(b.g.tcp.syns), b.g.tcp.syns[id]; n > 2*maxTCPInFlight || last != 5*maxTCPInFlight-1 {
+		t.Errorf("%d are remembered, the last one as %d", n, last)
+	}
 }

@@ -46,12 +46,22 @@ func (t *tcpTable) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketB
 	if len(t.g.targets(fromStack(id.LocalAddress))) == 0 || t.open.Load() >= maxTCPConns {
 		return false
 	}
-	t.mu.Lock()
-	if len(t.syns) < maxTCPInFlight {
-		t.syns[id] = h.SequenceNumber()
-	}
-	t.mu.Unlock()
+	t.noteSYN(id, h.SequenceNumber())
 	return t.fwd.HandlePacket(id, pkt)
+}
+
+// noteSYN remembers a SYN. One that the forwarder drops is never asked for, so
+// that after a flood any of the old ones makes room.
+func (t *tcpTable) noteSYN(id stack.TransportEndpointID, seq uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, known := t.syns[id]; !known && len(t.syns) >= 2*maxTCPInFlight {
+		for old := range t.syns {
+			delete(t.syns, old)
+			break
+		}
+	}
+	t.syns[id] = seq
 }
 
 // handle serves one connection, in a goroutine of netstack's making.
