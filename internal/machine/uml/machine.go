@@ -170,6 +170,12 @@ func explainExec(p *plan, err error) error {
 		Argv: append([]string{p.spec.Kernel}, p.argv[1:]...), Err: err,
 	}
 	switch {
+	case errors.Is(err, syscall.EAGAIN):
+		e.Cause += ": there are too many processes already"
+		e.Fix = "raise the limit on them (ulimit -u), or end some"
+	case errors.Is(err, syscall.EMFILE):
+		e.Cause += ": too many files are open"
+		e.Fix = "raise the limit on them (ulimit -n)"
 	case errors.Is(err, syscall.EACCES):
 		e.Cause += ": it is not an executable file, or lies on a file system mounted noexec"
 		e.Fix = "chmod +x it, or keep it elsewhere (wolffia's cache follows XDG_CACHE_HOME)"

@@ -29,12 +29,16 @@ func (p *plan) memoryDir() (string, error) {
 		}
 		why = append(why, fmt.Errorf("%s: %w", dir, err))
 	}
-	return "", &machine.StartError{
+	e := &machine.StartError{
 		Machine: p.spec.Name, Stage: "start",
 		Cause: fmt.Sprintf("no folder takes the machine's memory (%d MiB)", p.spec.Memory>>20),
 		Fix:   "ask for less memory, or set TMPDIR to a folder with room that is not mounted noexec",
 		Err:   errors.Join(why...),
 	}
+	if errors.Is(e.Err, unix.EFBIG) {
+		e.Fix = "raise the limit on the size of files (ulimit -f), or ask for less memory"
+	}
+	return "", e
 }
 
 // takesMemory tries what the kernel will do in dir.
