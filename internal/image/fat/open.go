@@ -23,6 +23,12 @@ type FS struct {
 	data     int64 // where the first cluster begins
 	cluster  int64 // bytes
 	clusters uint32
+
+	// For Check: the place of all FATs, and of a FAT32's two further sectors, 0
+	// where there are none.
+	tables, tableSize  int64
+	copies             int
+	infoAt, bootCopyAt int64
 }
 
 // Info is what a file system says about itself.
@@ -127,6 +133,7 @@ func (f *FS) geometry(b *bootSector, big *fat32Part, size int64) error {
 	}
 	f.cluster = sector * int64(b.SectorsPerCluster)
 	f.table = int64(b.Reserved) * sector
+	f.tables, f.tableSize, f.copies = f.table, fat*sector, int(b.FATs)
 	f.rootSize = int64(b.RootEntries) * direntSize
 	f.rootAt = f.table + int64(b.FATs)*fat*sector
 	f.data = f.rootAt + ceil(f.rootSize, sector)*sector
@@ -159,7 +166,10 @@ func (f *FS) geometry(b *bootSector, big *fat32Part, size int64) error {
 			return fmt.Errorf("FAT %d is in use, of %d", active, b.FATs)
 		}
 		f.table += active * fat * sector
+		f.copies = 1 // the others count for nothing
+		f.tables = f.table
 	}
+	f.infoAt, f.bootCopyAt = int64(big.FSInfo)*sector, int64(big.Backup)*sector
 	f.root = big.RootCluster
 	return nil
 }

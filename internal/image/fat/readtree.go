@@ -54,6 +54,9 @@ func (t *treeReader) dir(name string, first uint32, fixed bool) error {
 		if err == io.EOF {
 			break
 		}
+		if err == errName {
+			err = fmt.Errorf("an entry's name, %.300q, is impossible", child)
+		}
 		if err != nil {
 			return fmt.Errorf("%.400q: %w", name, err)
 		}
@@ -177,7 +180,11 @@ func (d *dirReader) next() (dirent, error) {
 	}
 }
 
-// named gives the next file or directory and its name, or io.EOF.
+// errName says that a name is impossible.
+var errName = errors.New("impossible name")
+
+// named gives the next file or directory and its name, or io.EOF, or errName for
+// one whose name can't be.
 func (d *dirReader) named() (string, dirent, error) {
 	for {
 		e, err := d.next()
@@ -197,7 +204,7 @@ func (d *dirReader) named() (string, dirent, error) {
 			continue
 		}
 		if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
-			return "", e, fmt.Errorf("an entry's name, %.300q, is impossible", name)
+			return name, e, errName
 		}
 		return name, e, nil
 	}
