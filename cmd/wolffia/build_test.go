@@ -3,8 +3,11 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"wolffia/internal/image/oci/ocitest"
 )
 
 // TestReproducible builds the same file four times, from empty caches, in
@@ -96,5 +99,24 @@ func TestBuildToOutput(t *testing.T) {
 	}
 	if o := p.run(t, call{}, "build", "--format", "tar", "-o", "-"); o.out != string(data) || len(data) == 0 {
 		t.Errorf("%d bytes on standard output, %d in the file", len(o.out), len(data))
+	}
+}
+
+// TestPush sends an image to a real registry, and starts another from it.
+func TestPush(t *testing.T) {
+	p := newPerson(t)
+	ref := ocitest.Registry(t, "") + "/pond:1"
+	o := p.run(t, call{limit: cold}, "build", "-q", "--push", ref)
+	sum, _, _ := strings.Cut(o.out, "  ")
+	if len(sum) != 64 || !strings.HasSuffix(o.out, "  "+ref+"\n") {
+		t.Errorf("said %v", o)
+	}
+	o = p.run(t, call{limit: cold}, "run", "-q", "--from", ref, "--", "cat", "/etc/os-release")
+	if !strings.Contains(o.out, "ID=debian\n") {
+		t.Error(o)
+	}
+	o = p.try(t, call{}, "build", "-q", "--push", ref, "--format", "cpio")
+	if o.status != 2 || !oneLine(o.err) || !strings.Contains(o.err, "format oci") {
+		t.Error(o)
 	}
 }

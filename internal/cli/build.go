@@ -26,6 +26,7 @@ type buildVerb struct {
 	size     string
 	table    string
 	kernel   string
+	push     string
 }
 
 func newBuild(env Env) *cobra.Command {
@@ -64,6 +65,7 @@ One line is printed for each image: SHA-256, size in bytes, and path; with
   wolffia build base -o base.tar.zst
   wolffia build -o disk.img && qemu-system-x86_64 -m 512 -drive file=disk.img,format=raw
   wolffia build --arch arm64 --kernel cloud --size 1G -o board.qcow2
+  wolffia build base --push registry.example/pond:1
   wolffia build --format cpio --compress gzip -o - | ssh board 'cat > /boot/initrd'`,
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), env, args) },
 	}
@@ -80,6 +82,8 @@ func (o *buildVerb) flags(env Env, cmd *cobra.Command) {
 	f.StringVar(&o.size, "size", "", "the size of a disk or file system, such as 256M (default: the file's, else what is on it and 64M)")
 	f.StringVar(&o.table, "table", "", "the kind of a disk's partition table: gpt or mbr (default gpt)")
 	f.StringVar(&o.kernel, "kernel", "", "the kernel of a disk: generic, cloud, one of Debian's names, or the path of your own (default generic)")
+	f.StringVar(&o.push, "push", "", "send the image to a registry, as HOST[:PORT]/NAME:TAG; docker login's credentials count")
+	complete(cmd, "push", words())
 	complete(cmd, "size", words("64M", "256M", "1G", "4G"))
 	complete(cmd, "table", words("gpt", "mbr"))
 	complete(cmd, "format", words(build.Formats()...))
@@ -88,10 +92,11 @@ func (o *buildVerb) flags(env Env, cmd *cobra.Command) {
 }
 
 func (o *buildVerb) run(ctx context.Context, env Env, names []string) error {
-	if o.out == "" {
-		return usagef("wolffia build needs -o OUT: a file, a folder, or - for standard output")
+	name, err := o.target()
+	if err != nil {
+		return err
 	}
-	format, err := o.formatOf(o.out)
+	format, err := o.formatOf(name)
 	if err != nil {
 		return &usageError{err}
 	}
@@ -108,7 +113,10 @@ func (o *buildVerb) run(ctx context.Context, env Env, names []string) error {
 	if err != nil {
 		return &usageError{err}
 	}
-	folder := isFolder(inDir(env.Dir, o.out))
+	folder := o.out != "" && isFolder(inDir(env.Dir, o.out))
+	if len(images) > 1 && o.push != "" {
+		return usagef("--push takes one image, and the file has several: name one of %s", strings.Join(p.ImageNames(), ", "))
+	}
 	if len(images) > 1 && !folder {
 		return usagef("%d images need a folder to go to, and %s is none; make it, or name one image", len(images), o.out)
 	}
@@ -120,13 +128,32 @@ func (o *buildVerb) run(ctx context.Context, env Env, names []string) error {
 		if r := p.builder.Kept(art); art.Cached && r != nil {
 			p.builder.Tell(img, r)
 		}
-		err = o.deliver(env, art, img.Name, format, folder)
+		if o.push != "" {
+			err = o.publish(ctx, env, art, img.Name, screen)
+		}
+		if err == nil && o.out != "" {
+			err = o.deliver(env, art, img.Name, format, folder)
+		}
 		art.Release()
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// target is what the format follows from: the name of the output, or that
+// registries have only images of their own kind.
+func (o *buildVerb) target() (name string, err error) {
+	switch {
+	case o.out == "" && o.push == "":
+		return "", usagef("wolffia build needs -o OUT: a file, a folder, or - for standard output")
+	case o.push != "" && o.format != "" && o.format != "oci":
+		return "", usagef("a registry takes images of format oci, and --format is %s", o.format)
+	case o.push != "":
+		o.format = "oci"
+	}
+	return o.out, nil
 }
 
 // images picks images and lays the flags over them.

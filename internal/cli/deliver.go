@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,10 +11,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"wolffia/internal/build"
+	"wolffia/internal/event"
+	"wolffia/internal/image/oci"
+	"wolffia/internal/store"
 )
 
 // builtImage is the result's JSON form.
@@ -56,6 +61,41 @@ func (o *buildVerb) deliver(env Env, art *build.Artifact, name string, format bu
 	}
 	var out page
 	out.printf("%s  %d  %s\n", sum, size, shown)
+	return out.show(env)
+}
+
+// publish sends an OCI image to a registry.
+func (o *buildVerb) publish(ctx context.Context, env Env, art *build.Artifact, name string, events event.Sink) error {
+	folders, err := store.FoldersOf(env.Getenv)
+	if err != nil {
+		return err
+	}
+	// Not the folder of sockets, which is in memory: images are large.
+	scratch, release, err := store.Scratch(filepath.Join(folders.State, "scratch"))
+	if err != nil {
+		return err
+	}
+	defer release()
+	in, err := os.Open(art.Path)
+	if err != nil {
+		return fmt.Errorf("read the built image: %w", err)
+	}
+	defer in.Close()
+	layout := filepath.Join(scratch, "layout")
+	_, size, err := writeLayout(layout, in)
+	if err != nil {
+		return err
+	}
+	digest, err := oci.Push(ctx, layout, o.push, oci.RegistryOptions{Getenv: env.Getenv, Events: events})
+	if err != nil {
+		return err
+	}
+	sum := strings.TrimPrefix(digest, "sha256:")
+	if o.json {
+		return json.NewEncoder(env.Stdout).Encode(builtImage{name, sum, size, o.push})
+	}
+	var out page
+	out.printf("%s  %d  %s\n", sum, size, o.push)
 	return out.show(env)
 }
 
