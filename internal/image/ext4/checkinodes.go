@@ -180,6 +180,7 @@ func (c *checker) content(i *checkedInode, found *foundInode, special bool) erro
 		u.own++
 	}
 	c.innerAttributes(found)
+	c.flags(found)
 	var err error
 	switch kind := uint32(raw.mode) & tree.TypeMask; {
 	case special && n != journalInode && kind == 0, kind == tree.TypeRegular, kind == tree.TypeDir:
@@ -200,6 +201,24 @@ func (c *checker) content(i *checkedInode, found *foundInode, special bool) erro
 	}
 	u.sizes(found, special)
 	return nil
+}
+
+// flags looks for flags that the file system has not the features for.
+func (c *checker) flags(i *foundInode) {
+	s, kind := &c.f.super, uint32(i.raw.mode)&tree.TypeMask
+	bad := i.raw.flags & (flagEncrypt | flagInlineData | flagEAInode | flagMagic | flagCasefold) // none of them can be read
+	if s.Incompat&incompatExtents == 0 {
+		bad |= i.raw.flags & flagExtents
+	}
+	if s.Compat&compatDirIndex == 0 || kind != tree.TypeDir {
+		bad |= i.raw.flags & flagIndex
+	}
+	if s.ROCompat&roVerity == 0 {
+		bad |= i.raw.flags & flagVerity
+	}
+	if bad != 0 {
+		c.problem(i.number, "it has the flags %#x, which the file system has not the features for", bad)
+	}
 }
 
 // fastLink reports whether a link's target is in the inode itself.

@@ -126,6 +126,7 @@ const (
 	roExtraSize = 0x40    // extra_isize
 	roBigalloc  = 0x200   // bigalloc
 	roChecksums = 0x400   // metadata_csum
+	roVerity    = 0x8000  // verity
 	roOrphans   = 0x10000 // orphan_present
 )
 
@@ -249,6 +250,9 @@ const (
 	flagExtents = 0x80000
 
 	flagEncrypt    = 0x800
+	flagMagic      = 0x2000 // imagic_inodes
+	flagVerity     = 0x100000
+	flagCasefold   = 0x40000000
 	flagHugeFile   = 0x40000
 	flagEAInode    = 0x200000
 	flagInlineData = 0x10000000

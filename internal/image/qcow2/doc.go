@@ -15,9 +15,9 @@
 //
 // Deliberately absent: writing into an image that exists; encryption and
 // external data files, which are refused by name ([UnsupportedError]); internal
-// snapshots and dirty bitmaps, which are left aside: what is read is the
-// present state of the disk; checking of reference counts, which reading
-// doesn't need.
+// snapshots and dirty bitmaps, which reading leaves aside: what is read is the
+// present state of the disk. [Check] looks at them, and at the reference counts,
+// which reading doesn't need.
 //
 // The format: https://www.qemu.org/docs/master/interop/qcow2.html
 //

@@ -193,6 +193,7 @@ func (h *header) l1Entries() uint64 {
 type extensions struct {
 	backing, format string
 	features        map[int]string // incompatible ones, by bit
+	bitmaps         []byte         // the extension about bitmaps
 }
 
 // readExtensions reads the rest of the first cluster.
@@ -229,6 +230,10 @@ func (x *extensions) add(kind uint32, data []byte) {
 	switch kind {
 	case extBackingFormat:
 		x.format = string(data)
+	case extBitmaps:
+		if len(data) >= bitmapHead {
+			x.bitmaps = data
+		}
 	case extFeatureNames:
 		for ; len(data) >= 48; data = data[48:] {
 			if data[0] == 0 && data[1] < 64 { // incompatible

@@ -82,12 +82,19 @@ func qemuImg(t testing.TB, args ...string) string {
 	return string(out)
 }
 
-// check has QEMU count the references of an image.
+// check has QEMU, and [Check], count the references of an image.
 func check(t testing.TB, name string) {
 	t.Helper()
 	out := qemuImg(t, "check", "-f", "qcow2", name)
 	if !strings.Contains(out, "No errors were found on the image.") || strings.Contains(out, "leaked") {
 		t.Fatalf("qemu-img check: %s", out)
+	}
+	b, err := os.ReadFile(name)
+	must(t, err)
+	l, err := Check(t.Context(), bytes.NewReader(b), int64(len(b)))
+	must(t, err)
+	for _, f := range l.All {
+		t.Errorf("Check: %v", f)
 	}
 }
 
@@ -215,6 +222,7 @@ func TestQEMUsOwn(t *testing.T) {
 			name := filepath.Join(t.TempDir(), "disk.qcow2")
 			qemuImg(t, append(append([]string{"convert", "-f", "raw", "-O", "qcow2"}, strings.Fields(options)...), raw, name)...)
 			same(t, name, raw)
+			check(t, name)
 		})
 	}
 }
