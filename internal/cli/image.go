@@ -46,7 +46,7 @@ Of a disk the root partition is meant, unless --part gives another by its number
 		Args: wantVerb,
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
-	cmd.AddCommand(newImageList(env), newImageCat(env), newImageCopy(env), newImageInfo(env))
+	cmd.AddCommand(newImageList(env), newImageCat(env), newImageCopy(env), newImageInfo(env), newImageCheck(env))
 	return cmd
 }
 

@@ -259,10 +259,7 @@ func (i *imageInfo) print(out *page) {
 		out.printf("%-12s %s\n", label+":", fmt.Sprintf(format, args...))
 	}
 	row("image", "%s", quoted(i.Image))
-	format := formatNames[i.Format]
-	if format == "" {
-		format = string(i.Format)
-	}
+	format := formatName(i.Format)
 	for _, p := range i.Packed {
 		format += ", compressed with " + string(p)
 	}
@@ -314,6 +311,13 @@ var formatNames = map[disk.Format]string{
 	disk.Ext: "ext file system", disk.FAT: "FAT file system", disk.CPIO: "cpio archive", disk.Tar: "tar archive",
 	disk.UEFI: "UEFI program", imagefile.OCI: "OCI image", disk.SquashFS: "SquashFS file system",
 	disk.ISO9660: "ISO 9660 file system", disk.Swap: "swap space", disk.Empty: "nothing but zeros", disk.Unknown: "unknown",
+}
+
+func formatName(f disk.Format) string {
+	if name := formatNames[f]; name != "" {
+		return name
+	}
+	return string(f)
 }
 
 func (q *qcow2Info) print(row rowFunc, length int64) {
@@ -413,7 +417,7 @@ func (p *partInfo) print(out *page) {
 	case p.FileSystem != nil:
 		p.FileSystem.print(row)
 	case p.Damage == "":
-		row("holds", "%s", formatNames[p.Format])
+		row("holds", "%s", formatName(p.Format))
 	}
 	if p.Damage != "" {
 		row("damage", "%s", p.Damage)
