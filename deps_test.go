@@ -39,6 +39,7 @@ var layers = []string{
 	"machine/uml machine/qemu",
 	"lab",
 	"access",
+	"debug",
 	"build",
 	"supervisor",
 	"term",

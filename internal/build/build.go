@@ -106,6 +106,11 @@ func Request(img *lab.Image) debian.Request {
 	return debian.Request{Release: img.Release, Arch: arch, Packages: packages}
 }
 
+// Wants says whether an image names a package.
+func Wants(img *lab.Image, pkg string) bool {
+	return slices.ContainsFunc(img.Packages, func(q string) bool { return packageName(q) == pkg })
+}
+
 func packageName(wish string) string {
 	wish, _, _ = strings.Cut(wish, "=")
 	wish, _, _ = strings.Cut(wish, ":")
@@ -343,6 +348,9 @@ func (b *Builder) tree(ctx context.Context, img *lab.Image, d *description) (*bu
 func (b *Builder) finish(ctx context.Context, img *lab.Image, d *description, unpacked *debian.Unpacked, from, tools *tree.Tree) (*built, error) {
 	recipe := d.recipe
 	recipe.Tools = tools
+	for _, s := range unpacked.Scripts {
+		recipe.SystemUsers = append(recipe.SystemUsers, rootfs.ScriptUsers(s.Text)...)
+	}
 	recipe.Dir = b.Dir // not part of the image's name: overlays are named by content
 	t, made, err := rootfs.Build(recipe, from)
 	if err != nil {

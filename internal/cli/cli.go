@@ -62,7 +62,7 @@ func Main(ctx context.Context, env Env) int {
 	ctx, signals := watchSignals(ctx)
 	defer signals.close()
 	root := newRoot(env, signals)
-	root.SetArgs(env.Args)
+	root.SetArgs(gdbSpelling(env.Args))
 	cmd, err := root.ExecuteContextC(ctx)
 	asJSON := cmd.Flags().Lookup("json")
 	return report(ctx, env.Stderr, err, asJSON != nil && asJSON.Value.String() == "true")
@@ -95,7 +95,7 @@ no container engine.`,
 	root.SetErr(env.Stderr)
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
-		newRun(env, signals), newBuild(env), newExplain(env), newDoctor(env),
+		newRun(env, signals), newGDB(env, signals), newStrace(env, signals), newBuild(env), newExplain(env), newDoctor(env),
 		newImage(env), newInit(env), newSchema(env), newCache(env), newVersion(env), newCompletion(env),
 	)
 	root.SetHelpCommand(newHelp())

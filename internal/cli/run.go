@@ -26,9 +26,15 @@ import (
 type runOptions struct {
 	buildOptions
 	machineOptions
-	noTTY bool
-	tty   bool
+	noTTY  bool
+	tty    bool
+	needs  string // a package that the image must have
+	around around // what else to do where a command runs; may be nil
 }
+
+// around prepares a machine, and the command, before that starts; after is done
+// when it has ended.
+type around func(context.Context, *access.Client, *access.Command) (after func() error, err error)
 
 func newRun(env Env, sig *signals) *cobra.Command {
 	o := &runOptions{}
@@ -109,6 +115,11 @@ func (o *runOptions) run(ctx context.Context, env Env, sig *signals, name string
 	if err != nil {
 		return err
 	}
+	if o.needs != "" {
+		if err := p.need(name, o.needs, screen); err != nil {
+			return err
+		}
+	}
 	ready, err := p.prepare(ctx, env, &o.machineOptions, name, consoleFor(argv), screen)
 	if err != nil {
 		return asUsage(err)
@@ -188,6 +199,12 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 		}
 	})
 	cmd := access.Command{Argv: argv, Stdin: env.Stdin, Stdout: &output{env.Stdout, end}, Stderr: &output{env.Stderr, end}}
+	after := func() error { return nil }
+	if o.around != nil {
+		if after, err = o.around(running, client, &cmd); err != nil {
+			return err
+		}
+	}
 	in, out := int(env.Stdin.Fd()), int(env.Stdout.Fd())
 	if o.tty || !o.noTTY && xterm.IsTerminal(in) && xterm.IsTerminal(out) {
 		restore, err := o.terminal(env, &cmd)
@@ -200,6 +217,9 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 	cmd.Signals = passing
 	defer sig.pass(passOn(passing, func() { end(statusError(ExitInterrupted)) }))()
 	status, err := client.Run(running, cmd)
+	if aerr := after(); err == nil {
+		err = aerr
+	}
 	switch {
 	case err == nil && status.Code == 0:
 		return nil

@@ -44,6 +44,7 @@ type Spec struct {
 	NICs      []NIC    // in the guest's order
 	Dir       string   // existing private folder for sockets and scratch files; the caller removes it
 	Env       []string // the environment of host processes, as in os/exec; HOME need not exist
+	Paused    bool     // it stands still until a debugger lets it run: of backends whose machines are a [GDBServer]
 }
 
 // DefaultMemory is the RAM of a machine whose Spec does not say, in bytes.
@@ -159,6 +160,14 @@ type LinkSetter interface {
 	// SetLink makes the guest see the carrier of its network interface nic, as
 	// counted in Spec.NICs, go down or come up; frames are lost while it is down.
 	SetLink(nic int, up bool) error
+}
+
+// GDBServer is a Machine whose kernel can be debugged.
+type GDBServer interface {
+	// GDBServer has the machine wait for gdb, and gives the path of a unix
+	// socket in Spec.Dir where it does ("target remote PATH"). The machine
+	// stands still whenever gdb wants it to. It is called once at most.
+	GDBServer(ctx context.Context) (socket string, err error)
 }
 
 // Examiner is a Machine that can say why it gives no sign of life.

@@ -48,6 +48,7 @@ type Config struct {
 	// Firmware boots the first of Disks. Nothing is known of what is on it then:
 	// it has no identity, can't be entered, and is ready at once.
 	Firmware machine.Firmware
+	Paused   bool     // the kernel waits for a debugger: see machine.GDBServer
 	Cmdline  []string // kernel parameters, before the machine's own
 	Modules  string   // path of a cpio archive with kernel modules; may be empty
 	Console  rootfs.Console
@@ -156,7 +157,7 @@ func (s *Session) standalone() machine.Spec {
 	m, c := s.cfg.Machine, s.cfg
 	spec := machine.Spec{
 		Name: m.Name, Arch: c.Arch, Memory: int64(m.Memory), Firmware: c.Firmware, Kernel: c.Kernel, Cmdline: slices.Concat(c.Cmdline, m.Cmdline),
-		Disks: c.Disks, Dir: c.Dir, Env: c.Env,
+		Disks: c.Disks, Dir: c.Dir, Env: c.Env, Paused: c.Paused,
 	}
 	if c.Image != "" {
 		spec.Initramfs = append(spec.Initramfs, c.Image)

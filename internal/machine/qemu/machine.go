@@ -35,6 +35,7 @@ type running struct {
 	ports   []vnet.Port
 	killed  atomic.Bool
 	heard   atomic.Bool // a status line came
+	debug   atomic.Bool // a debugger stops the guest and lets it run
 
 	began chan struct{} // closed when the guest has begun to run
 
@@ -191,7 +192,11 @@ func (m *running) own(stop func() bool) {
 
 // begin lets the guest run, once QEMU is ready to say what becomes of it.
 func (m *running) begin(ctx context.Context) {
-	for _, command := range []string{"qmp_capabilities", "cont"} {
+	commands := []string{"qmp_capabilities", "cont"}
+	if m.spec.Paused {
+		commands = commands[:1]
+	}
+	for _, command := range commands {
 		if err := m.monitor.do(ctx, command, nil, nil); err != nil {
 			if !errors.Is(err, errMonitorGone) && ctx.Err() == nil {
 				m.setFault(err.Error())
@@ -213,7 +218,7 @@ func (m *running) onEvent(e event) {
 		m.mu.Lock()
 		ending := m.reason != ""
 		m.mu.Unlock()
-		if !ending {
+		if !ending && !m.debug.Load() {
 			m.setFault("QEMU stopped the machine: the processor or KVM met something that it can't run")
 			m.proc.Kill()
 		}

@@ -30,8 +30,8 @@
 // writes goes into a scratch file, and a disk that can't be written, for lack of
 // room on the host or otherwise, is an error to the guest, which goes on.
 //
-// A machine gives [machine.LinkSetter] and [machine.Examiner], the backend
-// [machine.Scripter]. The console is a serial line, which carries no size:
+// A machine gives [machine.LinkSetter], [machine.GDBServer] and [machine.Examiner],
+// the backend [machine.Scripter]. The console is a serial line, which carries no size:
 // Resize is [machine.ErrNoResize].
 //
 // Deliberately absent: more than one processor, graphics, USB, migration.

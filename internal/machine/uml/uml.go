@@ -124,6 +124,9 @@ func newPlan(spec machine.Spec) (*plan, error) {
 	if err := spec.Check(machine.Limits{MinMemory: MinMemory, MaxMemory: MaxMemory, MaxNICs: maxNICs, MaxDisks: maxDisks}); err != nil {
 		return nil, err
 	}
+	if spec.Paused {
+		return nil, fmt.Errorf("machine %s: no debugger can let a User-Mode Linux run", spec.Name)
+	}
 	if err := checkDisks(spec); err != nil {
 		return nil, err
 	}
