@@ -37,17 +37,8 @@ func freePort(t *testing.T) int {
 func TestForwardSSH(t *testing.T) {
 	parallel(t)
 	ssh := tooltest.Require(t, "ssh", "openssh-client")
-	keygen := tooltest.Require(t, "ssh-keygen", "openssh-client")
 	p := newPerson(t)
-	keys := t.TempDir() // of the account that runs the tests: OpenSSH wants one with a name
-	key := filepath.Join(keys, "id")
-	if out, err := exec.Command(keygen, "-q", "-t", "ed25519", "-N", "", "-C", "e2e", "-f", key).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	public, err := os.ReadFile(key + ".pub")
-	if err != nil {
-		t.Fatal(err)
-	}
+	id := newIdentity(t)
 	dir, port := p.folder(t, "lab"), freePort(t)
 	p.write(t, filepath.Join(dir, "wolffia.yaml"), fmt.Sprintf(`
 images:
@@ -65,17 +56,13 @@ machines:
     image: base
     networks: [lan]
     forwards: ["127.0.0.1:%d:22"]
-`, strings.TrimSpace(string(public)), strings.TrimSpace(string(public)), port))
+`, id.public, id.public, port))
 	guest := p.start(t, call{dir: dir}, "run", "--", "sh", "-c", "echo ready; while :; do sleep 1000; done")
 	guest.out.expect(t, "ready\n")
 
 	client := func(stdin io.Reader, user string, argv ...string) (out string, status int) {
 		t.Helper()
-		args := append([]string{
-			"-F", "none", "-p", fmt.Sprint(port), "-i", key, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
-			"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=" + filepath.Join(keys, "known"),
-			"-o", "LogLevel=ERROR", "-o", "ConnectTimeout=20", user + "@127.0.0.1",
-		}, argv...)
+		args := append(append(id.flags("-p", port), user+"@127.0.0.1"), argv...)
 		cmd := exec.CommandContext(t.Context(), ssh, args...)
 		cmd.Stdin = stdin
 		var errs bytes.Buffer

@@ -148,9 +148,35 @@ func (b *Builder) Tell(img *lab.Image, r *Report) {
 	if scripts := r.Installing(); len(scripts) > 0 {
 		emit(event.Note, "image %s: maintainer scripts that were not run: %s; see wolffia explain image", img.Name, strings.Join(scripts, ", "))
 	}
-	for _, m := range r.Missing {
+	for _, m := range together(r.Missing) {
 		emit(event.Warn, "image %s: %s, which no package of it has", img.Name, m)
 	}
+}
+
+// together names what several programs lack once, with the first of them.
+func together(missing []string) []string {
+	var order []string
+	by := map[string][]string{}
+	for _, m := range missing {
+		who, what, ok := strings.Cut(m, " needs ")
+		if !ok {
+			order = append(order, m)
+			continue
+		}
+		if by[what] == nil {
+			order = append(order, what)
+		}
+		by[what] = append(by[what], who)
+	}
+	for i, what := range order {
+		switch who := by[what]; {
+		case len(who) == 1:
+			order[i] = who[0] + " needs " + what
+		case len(who) > 1:
+			order[i] = fmt.Sprintf("%s and %d more programs need %s", who[0], len(who)-1, what)
+		}
+	}
+	return order
 }
 
 // Report gives the report on an image, out of the store, or by making the image

@@ -92,6 +92,7 @@ func (b *builder) accounts() error {
 			return err
 		}
 	}
+	b.addSystemUsers()
 	for _, g := range b.Groups {
 		if err := b.addGroup(g); err != nil {
 			return &Error{Part: "group", Name: g.Name, Err: err}

@@ -76,19 +76,22 @@ const (
 // Recipe describes the root file system of an image. The zero value, with the
 // package busybox-static in the base tree, makes a system that boots to a shell.
 type Recipe struct {
-	Arch     string    // Debian's name, such as "amd64": programs of the host must be of it; empty: not checked
-	Release  string    // Debian's code name, for /etc/os-release when no package brings one
-	Hostname string    // in /etc/hostname; empty means "wolffia"
-	Root     string    // the device of / in /etc/fstab, such as "LABEL=root"; empty means /dev/root, which /init makes
-	Packages []string  // the wanted packages by name, for Deps
-	Deps     Deps      // empty means DepsPackages
-	Users    []User    // further users, or changes to root
-	Groups   []Group   // further groups
-	Files    []File    // laid over everything else, in this order
-	Dir      string    // folder on the host that relative File.From names start at
-	Services []string  // started by /init in this order; see [KnownServices]
-	Init     Init      // empty means InitBusybox
-	Time     time.Time // of everything made here, and the latest time anything may have
+	Arch     string   // Debian's name, such as "amd64": programs of the host must be of it; empty: not checked
+	Release  string   // Debian's code name, for /etc/os-release when no package brings one
+	Hostname string   // in /etc/hostname; empty means "wolffia"
+	Root     string   // the device of / in /etc/fstab, such as "LABEL=root"; empty means /dev/root, which /init makes
+	Packages []string // the wanted packages by name, for Deps
+	Deps     Deps     // empty means DepsPackages
+	Users    []User   // further users, or changes to root
+	Groups   []Group  // further groups
+	// SystemUsers are what packages' scripts would have made: see [ScriptUsers].
+	// Those that sysusers.d asks for are made anyway.
+	SystemUsers []SystemUser `json:"-"`
+	Files       []File       // laid over everything else, in this order
+	Dir         string       // folder on the host that relative File.From names start at
+	Services    []string     // started by /init in this order; see [KnownServices]
+	Init        Init         // empty means InitBusybox
+	Time        time.Time    // of everything made here, and the latest time anything may have
 	// Tools, where set, says that the base tree is a system from elsewhere, of
 	// which all that can stays as it is: accounts, programs and times. It holds
 	// the unpacked ToolPackages, with what they need; they lie apart in the
