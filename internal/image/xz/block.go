@@ -2,46 +2,12 @@ package xz
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 	"hash/crc32"
-	"hash/crc64"
 	"io"
 )
-
-// newCheck gives the check of a stream's blocks, nil for none.
-func newCheck(f streamFlags) (hash.Hash, error) {
-	if f[0] == 0 {
-		switch f[1] {
-		case 0x00:
-			return nil, nil
-		case 0x01:
-			return crc32.NewIEEE(), nil
-		case 0x04:
-			return crc64.New(crc64.MakeTable(crc64.ECMA)), nil
-		case 0x0a:
-			return sha256.New(), nil
-		}
-	}
-	return nil, &UnsupportedError{fmt.Sprintf("the check of type %#x", uint16(f[0])<<8|uint16(f[1]))}
-}
-
-// checkSum gives the check as it stands in the file: CRCs are little-endian.
-func checkSum(h hash.Hash) []byte {
-	switch h := h.(type) {
-	case nil:
-		return nil
-	case hash.Hash32:
-		return binary.LittleEndian.AppendUint32(nil, h.Sum32())
-	case hash.Hash64:
-		return binary.LittleEndian.AppendUint64(nil, h.Sum64())
-	default:
-		return h.Sum(nil)
-	}
-}
 
 // unknown is a size that a block's header doesn't say.
 const unknown = -1
@@ -158,7 +124,7 @@ type block struct {
 	src   *source
 	head  blockHeader
 	data  lzma2
-	check hash.Hash
+	check check
 	begin int64 // where in src the block begins
 	body  int64 // where its compressed data begins
 	size  int64 // bytes that came out
@@ -204,9 +170,7 @@ func (b *block) next() ([]byte, error) {
 		data = f.run(data, err == io.EOF)
 	}
 	b.size += int64(len(data))
-	if b.check != nil {
-		b.check.Write(data)
-	}
+	b.check.Write(data)
 	if err == io.EOF {
 		if err := b.verify(); err != nil {
 			return nil, err
@@ -224,7 +188,7 @@ func (b *block) verify() error {
 	if b.head.size != unknown && b.size != b.head.size {
 		return fmt.Errorf("the block has %d bytes, its header says %d", b.size, b.head.size)
 	}
-	want := checkSum(b.check)
+	want := b.check.Sum(nil)
 	b.record = record{unpadded: b.src.n - b.begin + int64(len(want)), size: b.size}
 	if err := b.src.padding(b.begin); err != nil {
 		return err

@@ -1,19 +1,58 @@
 package xz
 
-import "errors"
+import (
+	"errors"
+	"math/bits"
+)
 
-// Sizes of the model, from the LZMA specification.
+// probs are what an LZMA decoder learns: for each bit that a stream is made of,
+// the probability that it is 0 the next time, in 2048ths. They are one array of
+// a power of two, so that an index needs no check that it lies within.
+type probs [1 << 14]uint16
+
+const probsMask = 1<<14 - 1
+
 const (
-	numStates    = 12
-	maxPosStates = 1 << 4 // pb is at most 4
-	literalSize  = 0x300  // probabilities of one literal coder: three trees of 256
-	maxLiteral   = 1 << 4 // literal coders: lc+lp is at most 4 in LZMA2
-	minMatch     = 2
-	maxMatch     = 273
+	probInit  = 1 << 10 // one half
+	probTotal = 1 << 11
+	probShift = 5 // how fast it learns
+)
+
+// Where the probabilities are in the array. Those of a tree of n bits take 1<<n
+// places, of which the first isn't used.
+const (
+	atIsMatch    = 0                           // by state and position
+	atIsRep0Long = atIsMatch + numStates<<4    // by state and position
+	atIsRep      = atIsRep0Long + numStates<<4 // by state, as the next three
+	atIsRepG0    = atIsRep + numStates
+	atIsRepG1    = atIsRepG0 + numStates
+	atIsRepG2    = atIsRepG1 + numStates
+	atSlots      = atIsRepG2 + numStates // four trees of 6 bits
+	atSpecial    = atSlots + 4<<6        // the slots 4 to 13 have trees that overlap
+	atAlign      = atSpecial + 1<<7      // a tree of 4 bits
+	atMatchLen   = atAlign + 1<<4
+	atRepLen     = atMatchLen + lengthProbs
+	atLiteral    = atRepLen + lengthProbs      // three trees of 8 bits for each context
+	numProbs     = atLiteral + literalProbs<<4 // lc and lp are at most 4 together
 )
 
 const (
-	probInit = 1 << 10 // of 1 << 11: one half
+	numStates    = 12
+	literalProbs = 3 << 8
+)
+
+// Where the probabilities of a length are, from where they begin.
+const (
+	lengthChoice  = 0
+	lengthChoice2 = 1
+	lengthLow     = 2                 // trees of 3 bits by position
+	lengthMid     = lengthLow + 16<<3 // the same
+	lengthHigh    = lengthMid + 16<<3 // a tree of 8 bits
+	lengthProbs   = lengthHigh + 1<<8
+)
+
+const (
+	minMatch = 2
 	topValue = 1 << 24 // a range below it takes in another byte
 )
 
@@ -26,65 +65,19 @@ const chunkSize = 1 << 16
 // bytes that the chunk claims to have, and finds out afterwards.
 type chunk [chunkSize]byte
 
-// lengths is the model of a match's length.
-type lengths struct {
-	choice  uint16
-	choice2 uint16
-	low     [maxPosStates][8]uint16
-	mid     [maxPosStates][8]uint16
-	high    [256]uint16
-}
-
-// model is what an LZMA decoder learns: the probabilities that the next bit is
-// 0, in 2048ths, and the last distances.
+// model is the state of an LZMA decoder between two chunks.
 type model struct {
-	isMatch    [numStates << 4]uint16
-	isRep0Long [numStates << 4]uint16
-	isRep      [numStates]uint16
-	isRepG0    [numStates]uint16
-	isRepG1    [numStates]uint16
-	isRepG2    [numStates]uint16
-	slots      [4][64]uint16
-	special    [128]uint16 // the slots 4 to 13 have a tree each in here
-	align      [16]uint16
-	match      lengths
-	rep        lengths
-	literal    [maxLiteral * literalSize]uint16
-
-	state uint32
-	reps  [4]uint32 // distances, less one
-
+	probs      probs
+	state      uint32
+	reps       [4]uint32 // the last distances, less one
 	lc, lp, pb uint32
-}
-
-func fill(p []uint16) {
-	for i := range p {
-		p[i] = probInit
-	}
-}
-
-func (l *lengths) reset() {
-	l.choice, l.choice2 = probInit, probInit
-	for i := range l.low {
-		fill(l.low[i][:])
-		fill(l.mid[i][:])
-	}
-	fill(l.high[:])
 }
 
 // reset forgets what was learned, and keeps lc, lp and pb.
 func (m *model) reset() {
-	for _, p := range [][]uint16{
-		m.isMatch[:], m.isRep0Long[:], m.isRep[:], m.isRepG0[:], m.isRepG1[:], m.isRepG2[:],
-		m.special[:], m.align[:], m.literal[:literalSize<<(m.lc+m.lp)],
-	} {
-		fill(p)
+	for i := range m.probs[:atLiteral+literalProbs<<(m.lc+m.lp)] {
+		m.probs[i] = probInit
 	}
-	for i := range m.slots {
-		fill(m.slots[i][:])
-	}
-	m.match.reset()
-	m.rep.reset()
 	m.state, m.reps = 0, [4]uint32{}
 }
 
@@ -119,26 +112,57 @@ func normalize(rng, code, at uint32, in *chunk) (uint32, uint32, uint32) {
 	return rng, code, at
 }
 
-// step decodes a bit of a tree without a branch, because it can't be foretold:
-// miss is all ones when the bit is 0.
-func step(rng, code uint32, p *uint16, symbol uint32) (uint32, uint32, uint32) {
-	v := uint32(*p)
-	bound := rng >> 11 * v
-	zero := uint32((int64(code) - int64(bound)) >> 63)
-	*p = uint16(v - uint32(int32(v-zero&2017)>>5))
-	return rng - bound + zero&(2*bound-rng), code - bound&^zero, symbol<<1 + 1 + zero
+// choose decodes a bit without a branch, because it can't be foretold: zero is
+// all ones when the bit is 0, and v becomes what p is to be afterwards.
+func choose(rng, code, p uint32) (r, c, zero, v uint32) {
+	bound := rng >> 11 * p
+	d := int64(code) - int64(bound)
+	zero = uint32(d >> 63)
+	r = rng - bound
+	return r ^ (r^bound)&zero, uint32(d) + bound&zero, zero, p - uint32(int32(p-zero&2017)>>5)
 }
 
 // bit decodes a bit that a branch depends on.
-func bit(rng, code uint32, p *uint16) (uint32, uint32, bool) {
-	v := uint32(*p)
-	bound := rng >> 11 * v
+func bit(rng, code uint32, m *probs, i uint32) (uint32, uint32, bool) {
+	p := uint32(m[i&probsMask])
+	bound := rng >> 11 * p
 	if code < bound {
-		*p = uint16(v + (2048-v)>>5)
+		m[i&probsMask] = uint16(p + (probTotal-p)>>probShift)
 		return bound, code, false
 	}
-	*p = uint16(v - v>>5)
+	m[i&probsMask] = uint16(p - p>>probShift)
 	return rng - bound, code - bound, true
+}
+
+// matched decodes a byte.
+func matched(rng, code, at uint32, in *chunk, m *probs, base, match uint32) (uint32, uint32, uint32, uint32) {
+	t := (*[1024]uint16)(m[base&probsMask:])
+	symbol := uint32(1<<31)>>8 | 1
+	match <<= 1
+	same := uint32(0x100)
+	bit := match & same
+	p := uint32(t[(same+bit+1)&1023])
+	for int32(symbol) >= 0 {
+		i := same + bit + symbol
+		same0 := same ^ bit
+		match <<= 1
+		p1 := uint32(t[(symbol<<1+1+bit+match&bit)&1023])
+		x := uint32(t[(symbol<<1+same0+match&same0)&1023]) ^ p1
+		rng, code, at = normalize(rng, code, at, in)
+		bound := rng >> 11 * p
+		d := int64(code) - int64(bound)
+		zero := uint32(d >> 63)
+		old := uint32(t[i&1023])
+		t[i&1023] = uint16(old - uint32(int32(old-zero&2017)>>5))
+		symbol = symbol<<1 + 1 + zero
+		p = p1 ^ x&zero
+		same = bit ^ same&zero
+		bit = match & same
+		rng -= bound
+		rng ^= (rng ^ bound) & zero
+		code = uint32(d) + bound&zero
+	}
+	return rng, code, at, symbol &^ (1 << 31)
 }
 
 // decode decodes a chunk of size bytes into out[pos:], which it fills. The
@@ -160,20 +184,17 @@ func (m *model) decode(in *chunk, size int, out []byte, pos, start, dict int) er
 		prev = uint32(out[pos-1])
 	}
 
+	ps := &m.probs
 	for pos < len(out) {
 		total := uint32(pos - start)
 		posState := total & pbMask
 		var one bool
 		rng, code, at = normalize(rng, code, at, in)
-		if rng, code, one = bit(rng, code, &m.isMatch[state<<4|posState]); !one {
-			ctx := ((total&lpMask)<<lc | prev>>(8-lc)) * literalSize
-			lit := (*[literalSize]uint16)(m.literal[ctx:])
-			symbol := uint32(1)
+		if rng, code, one = bit(rng, code, ps, atIsMatch+(state<<4|posState)); !one {
+			lit := atLiteral + literalProbs*((total&lpMask)<<lc|prev>>(8-lc))
+			var symbol uint32
 			if state < 7 {
-				for range 8 {
-					rng, code, at = normalize(rng, code, at, in)
-					rng, code, symbol = step(rng, code, &lit[symbol], symbol)
-				}
+				rng, code, at, symbol = tree(rng, code, at, in, ps, lit, 8)
 				if state < 4 {
 					state = 0
 				} else {
@@ -181,17 +202,7 @@ func (m *model) decode(in *chunk, size int, out []byte, pos, start, dict int) er
 				}
 			} else {
 				match := uint32(out[pos-int(rep0)-1])
-				offset := uint32(0x100)
-				for range 8 {
-					match <<= 1
-					b := match & offset
-					rng, code, at = normalize(rng, code, at, in)
-					rng, code, symbol = step(rng, code, &lit[offset+b+symbol], symbol)
-					// The trees of matched literals are used as long as the bits are the same.
-					if (b != 0) != (symbol&1 != 0) {
-						offset = 0
-					}
-				}
+				rng, code, at, symbol = matched(rng, code, at, in, ps, lit, match)
 				if state < 10 {
 					state -= 3
 				} else {
@@ -204,12 +215,12 @@ func (m *model) decode(in *chunk, size int, out []byte, pos, start, dict int) er
 			continue
 		}
 
-		var length uint32
+		var count uint32
 		rng, code, at = normalize(rng, code, at, in)
-		if rng, code, one = bit(rng, code, &m.isRep[state]); !one {
-			rng, code, at, length = m.match.decode(rng, code, at, posState, in)
+		if rng, code, one = bit(rng, code, ps, atIsRep+state); !one {
+			rng, code, at, count = length(rng, code, at, in, ps, atMatchLen, posState)
 			rep3, rep2, rep1 = rep2, rep1, rep0
-			rng, code, at, rep0 = m.distance(rng, code, at, length, in)
+			rng, code, at, rep0 = distance(rng, code, at, in, ps, min(count-minMatch, 3))
 			if state < 7 {
 				state = 7
 			} else {
@@ -217,9 +228,9 @@ func (m *model) decode(in *chunk, size int, out []byte, pos, start, dict int) er
 			}
 		} else {
 			rng, code, at = normalize(rng, code, at, in)
-			if rng, code, one = bit(rng, code, &m.isRepG0[state]); !one {
+			if rng, code, one = bit(rng, code, ps, atIsRepG0+state); !one {
 				rng, code, at = normalize(rng, code, at, in)
-				if rng, code, one = bit(rng, code, &m.isRep0Long[state<<4|posState]); !one {
+				if rng, code, one = bit(rng, code, ps, atIsRep0Long+(state<<4|posState)); !one {
 					if int(rep0) >= min(pos-start, dict) {
 						return errDistance
 					}
@@ -236,18 +247,18 @@ func (m *model) decode(in *chunk, size int, out []byte, pos, start, dict int) er
 				}
 			} else {
 				rng, code, at = normalize(rng, code, at, in)
-				if rng, code, one = bit(rng, code, &m.isRepG1[state]); !one {
+				if rng, code, one = bit(rng, code, ps, atIsRepG1+state); !one {
 					rep0, rep1 = rep1, rep0
 				} else {
 					rng, code, at = normalize(rng, code, at, in)
-					if rng, code, one = bit(rng, code, &m.isRepG2[state]); !one {
+					if rng, code, one = bit(rng, code, ps, atIsRepG2+state); !one {
 						rep0, rep1, rep2 = rep2, rep0, rep1
 					} else {
 						rep0, rep1, rep2, rep3 = rep3, rep0, rep1, rep2
 					}
 				}
 			}
-			rng, code, at, length = m.rep.decode(rng, code, at, posState, in)
+			rng, code, at, count = length(rng, code, at, in, ps, atRepLen, posState)
 			if state < 7 {
 				state = 8
 			} else {
@@ -257,7 +268,7 @@ func (m *model) decode(in *chunk, size int, out []byte, pos, start, dict int) er
 		if int(rep0) >= min(pos-start, dict) {
 			return errDistance
 		}
-		n := int(length)
+		n := int(count)
 		if n > len(out)-pos {
 			return errLength
 		}
@@ -289,63 +300,63 @@ func copyMatch(out []byte, pos, from, n int) {
 	}
 }
 
-// decode decodes a length.
-func (l *lengths) decode(rng, code, at, posState uint32, in *chunk) (uint32, uint32, uint32, uint32) {
+// length decodes a length.
+func length(rng, code, at uint32, in *chunk, m *probs, base, posState uint32) (uint32, uint32, uint32, uint32) {
 	var one bool
+	var symbol uint32
 	rng, code, at = normalize(rng, code, at, in)
-	if rng, code, one = bit(rng, code, &l.choice); !one {
-		tree := &l.low[posState&15]
-		symbol := uint32(1)
-		for range 3 {
-			rng, code, at = normalize(rng, code, at, in)
-			rng, code, symbol = step(rng, code, &tree[symbol], symbol)
-		}
+	if rng, code, one = bit(rng, code, m, base+lengthChoice); !one {
+		rng, code, at, symbol = tree(rng, code, at, in, m, base+lengthLow+posState<<3, 3)
 		return rng, code, at, symbol - 8 + minMatch
 	}
 	rng, code, at = normalize(rng, code, at, in)
-	if rng, code, one = bit(rng, code, &l.choice2); !one {
-		tree := &l.mid[posState&15]
-		symbol := uint32(1)
-		for range 3 {
-			rng, code, at = normalize(rng, code, at, in)
-			rng, code, symbol = step(rng, code, &tree[symbol], symbol)
-		}
+	if rng, code, one = bit(rng, code, m, base+lengthChoice2); !one {
+		rng, code, at, symbol = tree(rng, code, at, in, m, base+lengthMid+posState<<3, 3)
 		return rng, code, at, symbol - 8 + minMatch + 8
 	}
-	symbol := uint32(1)
-	for range 8 {
-		rng, code, at = normalize(rng, code, at, in)
-		rng, code, symbol = step(rng, code, &l.high[symbol], symbol)
-	}
+	rng, code, at, symbol = tree(rng, code, at, in, m, base+lengthHigh, 8)
 	return rng, code, at, symbol - 256 + minMatch + 16
 }
 
-// distance decodes the distance of a match of length bytes, less one.
-func (m *model) distance(rng, code, at, length uint32, in *chunk) (uint32, uint32, uint32, uint32) {
-	tree := &m.slots[min(length-minMatch, 3)]
-	slot := uint32(1)
-	for range 6 {
+// tree decodes n bits, the highest first, which follow a 1 in the result.
+func tree(rng, code, at uint32, in *chunk, m *probs, base uint32, n int) (uint32, uint32, uint32, uint32) {
+	t := (*[256]uint16)(m[base&probsMask:])
+	symbol := uint32(1<<31)>>n | 1
+	p := uint32(t[1])
+	for int32(symbol) >= 0 {
+		p1 := uint32(t[uint8(symbol<<1+1)])
+		x := uint32(t[uint8(symbol<<1)]) ^ p1
 		rng, code, at = normalize(rng, code, at, in)
-		rng, code, slot = step(rng, code, &tree[slot], slot)
+		bound := rng >> 11 * p
+		d := int64(code) - int64(bound)
+		zero := uint32(d >> 63)
+		old := uint32(t[uint8(symbol)])
+		t[uint8(symbol)] = uint16(old - uint32(int32(old-zero&2017)>>5))
+		symbol = symbol<<1 + 1 + zero
+		p = p1 ^ x&zero
+		rng -= bound
+		rng ^= (rng ^ bound) & zero
+		code = uint32(d) + bound&zero
 	}
+	return rng, code, at, symbol &^ (1 << 31)
+}
+
+// distance decodes the distance of a match of length bytes, less one.
+func distance(rng, code, at uint32, in *chunk, m *probs, lengthState uint32) (uint32, uint32, uint32, uint32) {
+	var slot, low uint32
+	rng, code, at, slot = tree(rng, code, at, in, m, atSlots+lengthState<<6, 6)
 	slot -= 64
 	if slot < 4 {
 		return rng, code, at, slot
 	}
-	bits := slot>>1 - 1
-	dist := (2 | slot&1) << bits
+	n := int(slot>>1 - 1)
+	dist := (2 | slot&1) << n
 	if slot < 14 {
-		tree := m.special[dist-slot:]
-		symbol := uint32(1)
-		for i := range bits {
-			rng, code, at = normalize(rng, code, at, in)
-			rng, code, symbol = step(rng, code, &tree[symbol], symbol)
-			dist += symbol & 1 << i
-		}
-		return rng, code, at, dist
+		rng, code, at, low = tree(rng, code, at, in, m, atSpecial+dist-slot, n)
+		return rng, code, at, dist + bits.Reverse32(low<<(32-n))
 	}
 	high := uint32(0)
-	for range bits - 4 {
+	for range n - 4 {
 		rng, code, at = normalize(rng, code, at, in)
 		rng >>= 1
 		code -= rng
@@ -353,12 +364,6 @@ func (m *model) distance(rng, code, at, length uint32, in *chunk) (uint32, uint3
 		code += rng & less
 		high = high<<1 + 1 + less
 	}
-	dist += high << 4
-	symbol := uint32(1)
-	for i := range 4 {
-		rng, code, at = normalize(rng, code, at, in)
-		rng, code, symbol = step(rng, code, &m.align[symbol], symbol)
-		dist += symbol & 1 << i
-	}
-	return rng, code, at, dist
+	rng, code, at, low = tree(rng, code, at, in, m, atAlign, 4)
+	return rng, code, at, dist + high<<4 + bits.Reverse32(low<<28)
 }

@@ -105,42 +105,76 @@ func branches(n int) []byte {
 	return b
 }
 
+// same decodes a file in both ways.
+func same(t *testing.T, name string, file, want []byte) {
+	t.Helper()
+	for way, decode := range ways {
+		got, err := decode(file, Options{})
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %s: %d bytes of %d, %v", name, way, len(got), len(want), err)
+		}
+	}
+}
+
 func TestAgainstXZ(t *testing.T) {
-	text, code, mixed := someText(700_000), program(t), bytes.Join([][]byte{someText(90_000), noise(200_000), make([]byte, 300_000), someText(9000), noise(10)}, nil)
-	same := func(name string, file, want []byte) {
-		t.Helper()
+	// What compresses well, badly and not at all, in turns.
+	mixed := bytes.Join([][]byte{someText(90_000), noise(150_000), make([]byte, 100_000), program(t)[:200_000], noise(10), someText(9000)}, nil)
+	for _, args := range []string{
+		"-0", "-1", "-2", "-3", "-4", "-5", "-6", "-7", "-8", "-9", "-0e", "-6e", "-9e",
+		"-T1", "-T2 --block-size=40001", "-1 --block-size=100000", "-0 --block-size=7777",
+		"-1 --check=none", "-1 --check=crc32", "-1 --check=crc64", "-1 --check=sha256",
+		"--lzma2=lc=0", "--lzma2=lc=4", "--lzma2=lp=4,lc=0", "--lzma2=pb=0", "--lzma2=pb=4,lp=2,lc=2", "--lzma2=pb=0,lp=0,lc=0",
+		"--lzma2=dict=4KiB", "--lzma2=dict=12KiB", "--lzma2=dict=1MiB,nice=273", "--lzma2=mode=fast,mf=hc3,nice=4",
+	} {
+		same(t, args, xzOf(t, mixed, strings.Fields(args)...), mixed)
+	}
+	blocks, more, empty := xzOf(t, mixed, "-1", "--block-size=50000"), xzOf(t, []byte("and more")), xzOf(t, nil)
+	both := append(bytes.Clone(mixed), "and more"...)
+	same(t, "streams", bytes.Join([][]byte{blocks, more, empty}, nil), both)
+	same(t, "streams with padding", bytes.Join([][]byte{blocks, more, nil}, make([]byte, 5000)), both)
+	same(t, "empty streams", bytes.Join([][]byte{empty, empty, more}, make([]byte, 4)), []byte("and more"))
+	for n := range 20 {
+		same(t, "few bytes", xzOf(t, mixed[:n], "-0"), mixed[:n])
+	}
+	for _, workers := range []int{1, 3, 100} {
+		if got, err := decode(blocks, Options{Workers: workers}); err != nil || !bytes.Equal(got, mixed) {
+			t.Errorf("%d workers: %d bytes, %v", workers, len(got), err)
+		}
+	}
+}
+
+// TestFilters undoes filters on a program, and on bytes that are full of what
+// they change.
+func TestFilters(t *testing.T) {
+	for _, args := range []string{
+		"--x86", "--arm", "--armthumb", "--arm64", "--x86=start=4096", "--arm64=start=8192", "--x86 --arm64 --armthumb",
+	} {
+		for _, data := range [][]byte{program(t), branches(300_000), branches(3), branches(4), branches(5), branches(6), branches(9)} {
+			same(t, args, xzOf(t, data, append(strings.Fields(args), "--lzma2=preset=0")...), data)
+		}
+	}
+	for args, want := range map[string]string{
+		"--delta=dist=4": "the delta filter", "--powerpc": "the PowerPC filter", "--ia64": "the IA-64 filter", "--sparc": "the SPARC filter",
+	} {
 		for way, decode := range ways {
-			for _, workers := range []int{1, 3} {
-				got, err := decode(file, Options{Workers: workers})
-				if err != nil || !bytes.Equal(got, want) {
-					t.Errorf("%s: %s: %d bytes of %d, %v", name, way, len(got), len(want), err)
-				}
+			_, err := decode(xzOf(t, []byte("data"), args, "--lzma2=preset=0"), Options{})
+			u, ok := errors.AsType[*UnsupportedError](err)
+			if !ok || u.What != want {
+				t.Errorf("%s: %s: %v", args, way, err)
 			}
 		}
 	}
-	for _, args := range []string{
-		"-0", "-1", "-2", "-3", "-4", "-5", "-6", "-7", "-8", "-9", "-0e", "-6e", "-9e",
-		"-T1", "-T2 --block-size=40001", "--block-size=100000", "--block-size=7777",
-		"--check=none", "--check=crc32", "--check=crc64", "--check=sha256",
-		"--lzma2=lc=0", "--lzma2=lc=4", "--lzma2=lp=4,lc=0", "--lzma2=pb=0", "--lzma2=pb=4,lp=2,lc=2", "--lzma2=pb=0,lp=0,lc=0",
-		"--lzma2=dict=4KiB", "--lzma2=dict=12KiB", "--lzma2=dict=1MiB,nice=273", "--lzma2=mode=fast,mf=hc3,nice=4",
-		"--x86 --lzma2=preset=1", "--arm --lzma2=preset=1", "--armthumb --lzma2=preset=1", "--arm64 --lzma2=preset=1",
-		"--x86=start=4096 --lzma2=preset=0", "--x86 --arm64 --arm --lzma2=preset=0",
-	} {
-		a := strings.Fields(args)
-		same(args+" text", xzOf(t, text, a...), text)
-		same(args+" mixed", xzOf(t, mixed, a...), mixed)
-		if strings.Contains(args, "--lzma2") {
-			same(args+" code", xzOf(t, code, a...), code)
-			same(args+" branches", xzOf(t, branches(300_000), a...), branches(300_000))
-		}
-		for n := range 12 {
-			same(args+" few", xzOf(t, code[:n], a...), code[:n])
-		}
+}
+
+// TestLargeDistances has matches over most of a window that moves.
+func TestLargeDistances(t *testing.T) {
+	part := noise(1 << 20)
+	var data []byte
+	for i := range 14 {
+		data = append(append(data, part...), someText(200_000+i)...)
 	}
-	blocks, more, empty := xzOf(t, text, "--block-size=50000"), xzOf(t, []byte("and more")), xzOf(t, nil)
-	both := append(bytes.Clone(text), "and more"...)
-	same("streams", bytes.Join([][]byte{blocks, more, empty}, nil), both)
-	same("streams with padding", bytes.Join([][]byte{blocks, more, nil}, make([]byte, 5000)), both)
-	same("empty streams", bytes.Join([][]byte{empty, empty, more}, make([]byte, 4)), []byte("and more"))
+	for _, dict := range []string{"1MiB", "2MiB", "4MiB"} {
+		file := xzOf(t, data, "--lzma2=preset=0,dict="+dict)
+		same(t, dict, file, data)
+	}
 }
