@@ -51,6 +51,9 @@ func hostDigest(from string, libraries bool) (string, error) {
 		sum, err := tree.Digest(t)
 		return hex.EncodeToString(sum[:]), err
 	}
+	if !info.Mode().IsRegular() { // a pipe would never end
+		return "", fmt.Errorf("%s is neither a file nor a folder", from)
+	}
 	h := sha256.New()
 	if err := hashFile(h, from, info.Mode()); err != nil {
 		return "", err
