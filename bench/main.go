@@ -66,6 +66,7 @@ func benchmarks() []benchmark {
 		{"rebuild", "images from the cache", []tool{{"mmdebstrap", "mmdebstrap"}, {"apt-ftparchive", "apt-utils"}}, rebuildTime},
 		{"ext4", "a folder to a file system", []tool{{"mke2fs", "e2fsprogs"}}, ext4Time},
 		{"initramfs", "a folder to an initramfs", []tool{{"cpio", "cpio"}, {"find", "findutils"}}, initramfsTime},
+		{"kernel", "a kernel's package unpacked", []tool{{"dpkg-deb", "dpkg"}}, kernelTime},
 		{"net-native", "TCP between a network namespace and the host", []tool{{"iperf3", "iperf3"}, {"slirp4netns", "slirp4netns"}, {"ip", "iproute2"}}, asRoot(netNative, "net-native")},
 		{"net-uml", "TCP between a User-Mode Linux guest and the host", []tool{{"iperf3", "iperf3"}, {"slirp4netns", "slirp4netns"}, {"ip", "iproute2"}}, asRoot(netUML, "net-uml")},
 		{"net-qemu", "TCP between an emulated PC and the host", []tool{{"iperf3", "iperf3"}, {"qemu-system-x86_64", "qemu-system-x86"}}, asRoot(netQEMU, "net-qemu")},

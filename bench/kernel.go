@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"wolffia/internal/debian"
+	"wolffia/internal/store"
+)
+
+// kernelTime measures how a kernel's package is unpacked, which is one xz
+// stream of many blocks: all of its files, by both sides, into new places on the
+// same disk.
+func kernelTime(ctx context.Context, b *bench) (*result, error) {
+	dir, err := os.MkdirTemp(b.dir, "kernel-")
+	if err != nil {
+		return nil, err
+	}
+	st, err := store.Open(store.Options{Dir: filepath.Join(dir, "cache")})
+	if err != nil {
+		return nil, err
+	}
+	mirror, err := debian.FindMirror(debian.MirrorOptions{Env: os.Getenv("WOLFFIA_MIRROR"), AptDir: "/etc/apt"})
+	if err != nil {
+		return nil, err
+	}
+	client := debian.New(debian.Options{Store: st, Mirror: mirror, Getenv: os.Getenv, AllowExpired: true})
+	r := &result{}
+	for _, release := range []string{"bookworm", "trixie"} {
+		lock, err := kernelPackage(ctx, client, release)
+		if err != nil {
+			return r, err
+		}
+		pin := lock.Packages[0]
+		deb, ok := st.Get("deb", pin.Key())
+		if !ok {
+			return r, fmt.Errorf("package %s is not in the store", pin.Name)
+		}
+		x, err := b.alternate(ctx, b.unpackInto(filepath.Join(dir, "cache", "unpacked"), client, lock), b.dpkgDeb(deb))
+		if err != nil {
+			return r, err
+		}
+		took, other := x[0][0], x[1][0]
+		r.rows = append(r.rows, row{
+			what: fmt.Sprintf("%s, %.0f MB", pin.Name, float64(pin.Size)/1e6), unit: milliseconds, wolffia: took,
+			against: "`dpkg-deb -x`", other: other, goal: "faster", met: ratioOf(took, other) < 1,
+		})
+	}
+	r.notes = append(r.notes, "wolffia unpacks into its store and reads all names; both decode xz blocks side by side")
+	return r, nil
+}
+
+// kernelPackage pins and fetches the package with the kernel itself, alone.
+func kernelPackage(ctx context.Context, client *debian.Client, release string) (*debian.Lock, error) {
+	lock, err := client.Resolve(ctx, debian.Request{Release: release, Arch: "amd64", Packages: []string{"linux-image-amd64"}})
+	if err != nil {
+		return nil, err
+	}
+	largest := lock.Packages[0]
+	for _, p := range lock.Packages {
+		if p.Size > largest.Size {
+			largest = p
+		}
+	}
+	lock.Packages = []debian.Pin{largest}
+	return lock, client.Fetch(ctx, lock)
+}
+
+func (b *bench) unpackInto(unpacked string, client *debian.Client, lock *debian.Lock) sampler {
+	return func(ctx context.Context) ([]float64, error) {
+		if err := os.RemoveAll(unpacked); err != nil {
+			return nil, err
+		}
+		return inside(func() error {
+			u, err := client.Unpack(ctx, lock, debian.UnpackOptions{NoDatabase: true})
+			if err != nil {
+				return err
+			}
+			return u.Close()
+		})(ctx)
+	}
+}
+
+func (b *bench) dpkgDeb(deb string) sampler {
+	return b.fresh(wall(command{argv: []string{"dpkg-deb", "-x", deb, filepath.Join(b.dir, "out")}}))
+}
