@@ -235,12 +235,12 @@ func (i *imageInfo) ofUEFI(f *imagefile.File) {
 	for _, s := range f.UEFI.Sections {
 		u.Sections = append(u.Sections, sectionInfo{s.Name, s.Size})
 	}
-	for name, to := range map[string]*string{".uname": &u.Kernel, ".cmdline": &u.Cmdline, ".osrel": &u.OS} {
-		text, err := f.UEFI.Text(name)
+	text := func(section string) string {
+		text, err := f.UEFI.Text(section)
 		i.damage(err)
-		*to = strings.TrimRight(text, "\x00\n ")
+		return strings.TrimRight(text, "\x00\n ")
 	}
-	u.OS = prettyName(u.OS)
+	u.Kernel, u.Cmdline, u.OS = text(".uname"), text(".cmdline"), prettyName(text(".osrel"))
 	i.UEFI = u
 }
 
@@ -392,9 +392,9 @@ func printContainer(row rowFunc, c *oci.Summary) {
 	list("entrypoint", c.Config.Entrypoint)
 	list("command", c.Config.Cmd)
 	list("environment", c.Config.Env)
-	for label, text := range map[string]string{"user": c.Config.User, "folder": c.Config.WorkingDir} {
-		if text != "" {
-			row(label, "%s", quoted(text))
+	for _, line := range [][2]string{{"user", c.Config.User}, {"folder", c.Config.WorkingDir}} {
+		if line[1] != "" {
+			row(line[0], "%s", quoted(line[1]))
 		}
 	}
 }

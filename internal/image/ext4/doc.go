@@ -39,6 +39,8 @@
 // is taken for hostile: it is bounded, and what is damaged is an error, not a
 // guess.
 //
+// [FS.Check] looks for damage in all of a file system, as e2fsck does.
+//
 // Deliberately absent: inline_data, bigalloc, encryption, casefolding,
 // compression, attributes in inodes of their own (ea_inode), quotas, external
 // journals, the resize inode (a file system grows offline, or online up to the

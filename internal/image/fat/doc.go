@@ -25,6 +25,8 @@
 // as code page 437. Everything that is read is taken for hostile: chains that
 // are loops, meet, or lead outside are errors, not guesses.
 //
+// [FS.Check] looks for damage in all of a file system, as fsck.vfat does.
+//
 // Deliberately absent: exFAT, boot code, marks for bad clusters, and writing to
 // what exists.
 //
