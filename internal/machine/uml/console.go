@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -15,7 +16,8 @@ import (
 // console is the near side of the pseudo-terminal.
 type console struct {
 	machine.Transcript
-	pty *os.File
+	pty  *os.File
+	keys atomic.Uint64 // how often something was typed
 }
 
 // openPTY makes a pseudo-terminal in raw mode, 80 by 24. It goes through
@@ -66,7 +68,12 @@ func setSize(fd, cols, rows int) error {
 }
 
 // Write implements [machine.Console].
-func (c *console) Write(p []byte) (int, error) { return c.pty.Write(p) }
+func (c *console) Write(p []byte) (int, error) {
+	n, err := c.pty.Write(p)
+	c.keys.Add(1)
+	_ = c.pty.SetReadDeadline(time.Now()) // for pump to see it
+	return n, err
+}
 
 // Resize implements [machine.Console]. The kernel on the other side gets a
 // SIGWINCH from the pseudo-terminal and passes it on.
@@ -90,7 +97,8 @@ func (c *console) Resize(cols, rows int) error {
 // only after the write has failed, and the reader may have made room in
 // between. The guest's console would then stand still until somebody types. So
 // after as much output as fills a terminal's buffer, when there is silence, the
-// kernel is made to look again, a few times.
+// kernel is made to look again, a few times. So it is after something was
+// typed: on busy hosts it was seen to take that only with the next key.
 const (
 	ptyBuffer  = 4096 // bytes that a pseudo-terminal holds at least
 	firstNudge = 10 * time.Millisecond
@@ -104,12 +112,20 @@ func (c *console) pump(first, nudge func()) {
 	defer c.Transcript.Close()
 	buf := make([]byte, 16<<10)
 	burst, nudged := 0, 0
+	var seen uint64 // of keys
+	typed := false  // since the last output
 	for {
+		if keys := c.keys.Load(); keys != seen {
+			seen, typed, nudged = keys, true, 0
+		}
 		var wait time.Time // for ever
-		if burst >= ptyBuffer && nudged < nudges {
+		if (burst >= ptyBuffer || typed) && nudged < nudges {
 			wait = time.Now().Add(firstNudge << nudged)
 		}
 		_ = c.pty.SetReadDeadline(wait)
+		if c.keys.Load() != seen {
+			continue // Write's own deadline was overwritten
+		}
 		n, err := c.pty.Read(buf)
 		if n > 0 {
 			if first != nil {
@@ -120,7 +136,7 @@ func (c *console) pump(first, nudge func()) {
 			if nudged == nudges {
 				burst = 0
 			}
-			burst, nudged = burst+n, 0
+			burst, nudged, typed = burst+n, 0, false
 		}
 		switch {
 		case err == nil || errors.Is(err, syscall.EINTR):
