@@ -132,6 +132,9 @@ mount -t %s -o data=journal /dev/ubdb /mnt || echo FAILED
 cd /mnt
 mkdir crowd gone
 for i in $(seq 500); do echo $i >crowd/$i; echo $i >gone/$i; done
+exec 3>orphan
+echo held open >&3
+rm orphan
 sync
 rm -r gone
 for i in $(seq 20); do dd if=/bin/busybox of=big-$i bs=4k count=20 2>/dev/null; done
@@ -145,6 +148,9 @@ touch crowd/late
 			fs := open(t, name)
 			if i := fs.Info(); i.Clean || i.Replayed == 0 {
 				t.Fatalf("there was nothing to play back: %+v", i)
+			}
+			if l, err := fs.Check(t.Context()); err != nil || l.Problems > 0 || !strings.Contains(fmt.Sprint(l.All), "1 files that were open") {
+				t.Errorf("Check says %v, %v", l, err)
 			}
 			got, err := fs.Tree(TreeOptions{})
 			must(t, err)

@@ -36,7 +36,7 @@ func image(t testing.TB, tr *tree.Tree, o Options) string {
 // silent is all that e2fsck says about what is in order.
 var silent = regexp.MustCompile(`^(e2fsck .*|Pass \d: .*|[^:]+: \d+/\d+ files \(.* non-contiguous\), \d+/\d+ blocks)$`)
 
-// fsck fails the test where e2fsck has anything to say.
+// fsck fails the test where e2fsck, or Check, has anything to say.
 func fsck(t testing.TB, name string) {
 	t.Helper()
 	cmd := exec.Command(tooltest.Require(t, "e2fsck", "e2fsprogs"), "-fn", name)
@@ -48,6 +48,11 @@ func fsck(t testing.TB, name string) {
 	}
 	if bad {
 		t.Fatalf("e2fsck: %v\n%.5000s", err, out)
+	}
+	l, err := open(t, name).Check(t.Context())
+	must(t, err)
+	for _, f := range l.All {
+		t.Errorf("Check: %v", f)
 	}
 }
 

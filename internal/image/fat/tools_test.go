@@ -32,7 +32,7 @@ func tool(t testing.TB, name, pkg string, args ...string) string {
 // silent is all that fsck.vfat says about what is in order.
 var silent = regexp.MustCompile(`^(fsck\.fat .*|[^:]+: \d+ files, \d+/\d+ clusters)$`)
 
-// fsck fails the test where fsck.vfat has anything to say.
+// fsck fails the test where fsck.vfat, or Check, has anything to say.
 func fsck(t testing.TB, name string) {
 	t.Helper()
 	out := tool(t, "fsck.vfat", "dosfstools", "-n", name)
@@ -41,6 +41,9 @@ func fsck(t testing.TB, name string) {
 			t.Fatalf("fsck.vfat says:\n%.5000s", out)
 		}
 	}
+	b, err := os.ReadFile(name)
+	must(t, err)
+	checkClean(t, b)
 }
 
 // ofTools is the specimen without what is beyond mtools.

@@ -119,6 +119,9 @@ func (f *File) checkPart(ctx context.Context, l *finding.List, where string, p *
 			l.Problem(string(p.Format), "it is nothing that can be looked at")
 			return nil
 		}
+		if p.Type == "bios-boot" || p.Type == "extended" { // which hold no format, or other partitions
+			return nil
+		}
 		l.Note(where, "what is in it was not looked at: %s", p.Format)
 		return ctx.Err()
 	}
