@@ -1,7 +1,6 @@
 package xz
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -62,7 +61,7 @@ var errIndexSize = errors.New("the block is longer than the index says")
 // decode writes the block's contents to w.
 func (l located) decode(ctx context.Context, d *block, ra io.ReaderAt, w io.Writer, opts Options) error {
 	section := io.NewSectionReader(ra, l.offset, l.padded())
-	src := &source{r: bufio.NewReaderSize(section, int(min(l.padded(), readSize)))}
+	src := newSource(section, int(min(l.padded(), readSize)))
 	if err := d.open(src, l.flags, l.size, errIndexSize, opts.MaxDict); err != nil {
 		return err
 	}

@@ -12,6 +12,11 @@ type source struct {
 	n int64 // bytes that were read
 }
 
+// newSource reads up to size bytes ahead.
+func newSource(r io.Reader, size int) *source {
+	return &source{r: bufio.NewReaderSize(r, size)}
+}
+
 // read fills p. The end of the file is io.ErrUnexpectedEOF.
 func (s *source) read(p []byte) error {
 	n, err := io.ReadFull(s.r, p)
