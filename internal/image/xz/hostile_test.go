@@ -51,7 +51,7 @@ func TestEveryByte(t *testing.T) {
 		good := xzOf(t, text, args...)
 		for i := range good {
 			for way, decode := range ways {
-				for _, flip := range []byte{1, 0x10, 0x80, 0xff} {
+				for _, flip := range []byte{0x10, 0xff} {
 					bad := bytes.Clone(good)
 					bad[i] ^= flip
 					if got, err := decode(bad, Options{}); err == nil {
@@ -112,13 +112,13 @@ func sealed(index []byte, f streamFlags) []byte {
 // TestBomb: what the index tells is compared with the limit before anything is
 // decoded, and a block that grows beyond what it tells is stopped.
 func TestBomb(t *testing.T) {
-	zeros := xzOf(t, make([]byte, 64<<20), "-T1")
+	zeros := xzOf(t, make([]byte, 16<<20), "-T1")
 	blocks, err := readIndexes(bytes.NewReader(zeros), int64(len(zeros)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := &boundedWriter{t: t}
-	_, err = Decode(context.Background(), bytes.NewReader(zeros), int64(len(zeros)), w, Options{MaxSize: 32 << 20})
+	_, err = Decode(context.Background(), bytes.NewReader(zeros), int64(len(zeros)), w, Options{MaxSize: 8 << 20})
 	if _, ok := errors.AsType[*SizeError](err); !ok {
 		t.Error(err)
 	}
@@ -303,7 +303,7 @@ func FuzzBlockHeader(f *testing.F) {
 	})
 }
 
-// BenchmarkReader decodes a program, of some 40 bits for each symbol.
+// BenchmarkReader decodes a program.
 func BenchmarkReader(b *testing.B) {
 	data := program(b)
 	file := xzOf(b, data)

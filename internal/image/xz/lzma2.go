@@ -5,13 +5,10 @@ import (
 	"io"
 )
 
-// maxChunk is the most bytes that an LZMA2 chunk decompresses to.
-const maxChunk = 1 << 21
-
 // The window has room for more than the dictionary, so that what is left of it
 // needs to be moved to the window's start only now and then.
 const (
-	minSlack = 4 << 20 // at least maxChunk
+	minSlack = 4 << 20 // more than the 2 MiB that a chunk decompresses to at most
 	maxSlack = 16 << 20
 )
 
