@@ -289,6 +289,10 @@ func (o *gdbOptions) debugProgram(ctx context.Context, d *debugger, p *project, 
 	d.streams(&what)
 	d.screen.Pause()
 	server, err := debug.Serve(ctx, client, what)
+	var refused *debug.ServeError
+	if errors.As(err, &refused) && refused.Fix() != "" {
+		return fmt.Errorf("%w; %s", err, refused.Fix())
+	}
 	if err != nil {
 		return err
 	}
@@ -352,6 +356,8 @@ func (d *debugger) joined(ctx context.Context, server *debug.Server) error {
 func (d *debugger) run(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, d.gdb, d.session.Arguments()...) // with the person's environment: it is their gdb
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = d.env.Dir, d.env.Stdin, d.env.Stdout, d.env.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) } // it puts the terminal in order
+	cmd.WaitDelay = powerOff
 	terminal := xterm.IsTerminal(int(d.env.Stdin.Fd()))
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run gdb: %w", err)
@@ -436,7 +442,7 @@ func (p *project) sysroot(ctx context.Context, r *ready) (string, func(), error)
 		if err != nil {
 			return err
 		}
-		return debug.Sysroot(ctx, dir, t)
+		return debug.Sysroot(ctx, dir, t, time.Now())
 	})
 	if err != nil {
 		return "", nil, fmt.Errorf("get programs for gdb: %w", err)

@@ -26,7 +26,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -89,7 +88,11 @@ func Serve(ctx context.Context, c *access.Client, p Program) (*Server, error) {
 		argv = append(argv, "--attach", "127.0.0.1:0", name)
 	} else {
 		name = p.Argv[0]
-		argv = append(append(argv, "127.0.0.1:0"), p.Argv...)
+		file, err := find(ctx, c, name)
+		if err != nil {
+			return nil, err
+		}
+		argv = append(append(argv, "127.0.0.1:0", file), p.Argv[1:]...)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s := &Server{client: c, cancel: cancel, ended: make(chan struct{})}
@@ -97,7 +100,7 @@ func Serve(ctx context.Context, c *access.Client, p Program) (*Server, error) {
 	// The shell that starts programs for gdbserver is busybox's, or the like.
 	cmd := access.Command{Argv: argv, Env: []string{"SHELL=/bin/sh"}, Stdin: p.Stdin, Stdout: p.Stdout, Stderr: m, Terminal: p.Terminal, Size: p.Size}
 	if p.Terminal != "" { // where all is one stream
-		m.out = p.Stdout
+		m.out, m.terminal = p.Stdout, true
 		cmd.Stdout, cmd.Stderr = m, nil
 	}
 	go func() {
@@ -122,6 +125,25 @@ func Serve(ctx context.Context, c *access.Client, p Program) (*Server, error) {
 	}
 	s.File = strings.TrimSuffix(string(file), "\n")
 	return s, nil
+}
+
+// find looks for a program in the machine's PATH. A shell that is asked to run
+// one by its name alone, as gdbserver does, may have a command of that name in
+// itself: busybox's has most.
+func find(ctx context.Context, c *access.Client, name string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	var out bytes.Buffer
+	status, err := c.Run(ctx, access.Command{Argv: []string{"which", name}, Stdout: &out})
+	path := strings.TrimSuffix(out.String(), "\n")
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("debug %s: %w", name, err)
+	case status.Code != 0 || !strings.HasPrefix(path, "/"):
+		return "", fmt.Errorf("debug %s: there is no program of this name in the machine", name)
+	}
+	return path, nil
 }
 
 // Join joins the first connection that comes to l with gdbserver, until one of
@@ -185,6 +207,7 @@ func Processes(ctx context.Context, c *access.Client, name string) ([]int, error
 // messages takes what gdbserver itself says out of what a program writes.
 type messages struct {
 	out       io.Writer
+	terminal  bool          // lines end as a terminal's do; the one that shows them does that, too
 	listening chan struct{} // closed when port and pid are known
 
 	mu    sync.Mutex
@@ -236,6 +259,9 @@ func (m *messages) Write(b []byte) (int, error) {
 	}
 	text := farewell.ReplaceAll(m.text, nil)
 	m.text = nil
+	if m.terminal {
+		text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
+	}
 	if m.out != nil {
 		if _, err := m.out.Write(text); err != nil {
 			return 0, err
@@ -284,9 +310,10 @@ func (m *messages) failure(name string) error {
 	case strings.Contains(e.Said, "gdbserver: not found"):
 		e.Said, e.fix = "it is not there", "add gdbserver to the packages of the machine's image"
 	case strings.Contains(e.Said, "exited with code 127"):
+		e.Said, _, _ = strings.Cut(e.Said, " During startup")
 		e.fix = "give a program of the machine, by its path or a name in its PATH"
 	case e.Said == "":
-		e.Said = errors.New("it ended without a word").Error()
+		e.Said = "it ended without a word"
 	}
 	return e
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"time"
 
 	"wolffia/internal/tree"
 	"wolffia/internal/tree/hostdir"
@@ -15,9 +16,11 @@ import (
 // Sysroot puts the programs and libraries of an image into the empty folder dir
 // of the host, for gdb: its ELF files, kernel modules aside, by the names that
 // they have in the image. Links are made anew so that none leads out of dir,
-// whatever the image holds, and nothing in dir can be executed.
-func Sysroot(ctx context.Context, dir string, t *tree.Tree) error {
-	out, err := programs(t)
+// whatever the image holds, and nothing in dir can be executed. All is as old as
+// now says: by the time that files have in images, gdb would take every source
+// for newer than its program.
+func Sysroot(ctx context.Context, dir string, t *tree.Tree, now time.Time) error {
+	out, err := programs(t, now)
 	if err != nil {
 		return fmt.Errorf("find programs for gdb: %w", err)
 	}
@@ -30,7 +33,7 @@ func Sysroot(ctx context.Context, dir string, t *tree.Tree) error {
 
 // programs is a tree of the ELF files of t, and of the links to them and to the
 // folders that they are in.
-func programs(t *tree.Tree) (*tree.Tree, error) {
+func programs(t *tree.Tree, now time.Time) (*tree.Tree, error) {
 	out := tree.New()
 	copies := map[*tree.Node]*tree.Node{} // hard links stay
 	var links []string
@@ -46,7 +49,7 @@ func programs(t *tree.Tree) (*tree.Tree, error) {
 					return err
 				}
 				made = tree.File(0o644, n.Content)
-				made.ModTime = n.ModTime
+				made.ModTime = now
 				copies[n] = made
 			}
 			if err := out.MkdirAll(path.Dir(name), 0o755); err != nil {
