@@ -263,7 +263,7 @@ func hasUML() bool { return build.HostArch() == "amd64" }
 // kernel gets the machine's kernel, which decides what can run it.
 func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image) (*build.Kernel, error) {
 	arch := img.Arch
-	req := build.KernelRequest{Release: img.Release, Arch: arch, Modules: modules(m), Optional: qemu.Backend{}.Guest(arch).Modules}
+	req := build.KernelRequest{Release: img.Release, Arch: arch, Modules: modules(m), Optional: qemu.Backend{MicroVM: m.Type == lab.TypeMicroVM}.Guest(arch).Modules}
 	if m.Root == lab.RootDisk {
 		req.Optional = append(slices.Clone(req.Optional), "ext4")
 	}

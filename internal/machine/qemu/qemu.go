@@ -188,7 +188,7 @@ func (p *plan) arguments(b Backend) {
 		p.add("-netdev", p.netdev(i), "-device", p.nic(i, n))
 	}
 	if p.spec.Firmware == machine.FirmwareNone {
-		p.boot()
+		p.boot(b)
 	}
 }
 
@@ -206,7 +206,7 @@ func (p *plan) lines() {
 }
 
 // boot adds what QEMU itself loads.
-func (p *plan) boot() {
+func (p *plan) boot(b Backend) {
 	p.add("-kernel", p.spec.Kernel)
 	switch archives := p.spec.Initramfs; {
 	case len(archives) == 0:
@@ -219,7 +219,7 @@ func (p *plan) boot() {
 		p.join = true
 		p.add("-initrd", fmt.Sprintf("/proc/self/fd/%d", p.fd("initramfs: "+strings.Join(archives, " + "))))
 	}
-	p.add("-append", p.parameters())
+	p.add("-append", p.parameters(b))
 }
 
 // system adds what the machine itself is, with its firmware.
@@ -296,9 +296,12 @@ func netID(i int) string  { return fmt.Sprintf("net%d", i) }
 func nicID(i int) string  { return fmt.Sprintf("nic%d", i) }
 
 // parameters is the kernel's command line.
-func (p *plan) parameters() string {
+func (p *plan) parameters(b Backend) string {
 	own := append([]string{"console=" + p.board.console}, defaults...)
 	own = append(own, p.board.cmdline...)
+	if b.MicroVM && b.Accel != KVM {
+		own = append(own, tscParameters()...)
+	}
 	if len(p.spec.Initramfs) > 0 {
 		own = append(own, "init=/init") // so that an /init that can't be executed is an error: the kernel would go on to try a bare shell
 	}
