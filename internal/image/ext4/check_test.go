@@ -237,8 +237,9 @@ func TestCheckSums(t *testing.T) {
 // Check must, too, but for what it says that it does not look at.
 func TestCheckRandom(t *testing.T) {
 	rounds := 60
-	for _, args := range []string{"-t ext4 -b 1024 -g 2048", "-t ext2 -b 1024", "-t ext4 -O ^metadata_csum,uninit_bg -b 1024"} {
-		whole := madeImage(t, args)
+	for _, o := range []Options{{Type: Ext4, BlockSize: 1024, Checksums: true}, {Type: Ext2, BlockSize: 1024}, {Type: Ext4, BlockSize: 4096}} {
+		o.Free = 1 << 20
+		whole := specimen(t, o) // always the same, as mke2fs's would not be
 		fs, err := Open(bytes.NewReader(whole), int64(len(whole)))
 		must(t, err)
 		d := &damage{b: whole, fs: fs}
@@ -263,8 +264,8 @@ func TestCheckRandom(t *testing.T) {
 		}
 		root := d.block(2, 0)
 		add(uint64(bytes.Index(whole, root)), 200, 3)
-		t.Run(args, func(t *testing.T) {
-			r := rand.New(rand.NewPCG(7, uint64(len(args))))
+		t.Run(fmt.Sprintf("%s %d", o.Type, o.BlockSize), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(7, uint64(o.BlockSize)))
 			for range rounds {
 				at, bit := spots[r.IntN(len(spots))], byte(1)<<r.IntN(8)
 				b := bytes.Clone(whole)

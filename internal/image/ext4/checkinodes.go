@@ -180,7 +180,9 @@ func (c *checker) content(i *checkedInode, found *foundInode, special bool) erro
 		u.own++
 	}
 	c.innerAttributes(found)
-	c.flags(found)
+	if !special {
+		c.flags(found)
+	}
 	var err error
 	switch kind := uint32(raw.mode) & tree.TypeMask; {
 	case special && n != journalInode && kind == 0, kind == tree.TypeRegular, kind == tree.TypeDir:
@@ -247,7 +249,14 @@ func (u *usage) sizes(found *foundInode, special bool) {
 	if special && found.number != journalInode {
 		return
 	}
+	if found.number == journalInode && raw.size > u.end*bs {
+		u.c.problem(found.number, "its size is %d bytes, and its blocks are %d of %d", raw.size, u.end, bs)
+	}
 	switch uint32(raw.mode) & tree.TypeMask {
+	case tree.TypeBlock, tree.TypeChar, tree.TypeFIFO, tree.TypeSocket:
+		if raw.size != 0 {
+			u.c.problem(found.number, "it is a device, a pipe or a socket, and has a size of %d bytes", raw.size)
+		}
 	case tree.TypeDir:
 		if raw.size != u.end*bs {
 			u.c.problem(found.number, "its size is %d bytes, and its blocks are %d of %d", raw.size, u.end, bs)
