@@ -45,7 +45,6 @@ of the machine's architecture, emulated or not.`,
 	}
 	o.flags(env, cmd)
 	cmd.Flags().StringVarP(&output, "output", "o", "", "a file of the host that the trace is written to (default standard error)")
-	complete(cmd, "output", nil)
 	return cmd
 }
 
