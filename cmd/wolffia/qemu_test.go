@@ -114,7 +114,13 @@ images:
 // pcKernel gives the kernel of a PC, out of the image of a disk.
 func pcKernel(t *testing.T, p *person, dir string) string {
 	t.Helper()
-	o := p.run(t, call{dir: dir, limit: cold}, "explain", "run", "base", "-q", "--backend", "qemu", "--json")
+	return pcKernelOf(t, p, call{dir: dir, limit: cold}, "base")
+}
+
+// pcKernelOf gives the kernel that a machine or an image would run with.
+func pcKernelOf(t *testing.T, p *person, c call, name string) string {
+	t.Helper()
+	o := p.run(t, c, "explain", "run", name, "-q", "--backend", "qemu", "--json")
 	_, rest, ok := strings.Cut(o.out, `"kernel": "`)
 	path, _, ok2 := strings.Cut(rest, `"`)
 	if !ok || !ok2 {
