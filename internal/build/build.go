@@ -348,8 +348,10 @@ func (b *Builder) tree(ctx context.Context, img *lab.Image, d *description) (*bu
 func (b *Builder) finish(ctx context.Context, img *lab.Image, d *description, unpacked *debian.Unpacked, from, tools *tree.Tree) (*built, error) {
 	recipe := d.recipe
 	recipe.Tools = tools
-	for _, s := range unpacked.Scripts {
-		recipe.SystemUsers = append(recipe.SystemUsers, rootfs.ScriptUsers(s.Text)...)
+	if unpacked != nil { // nothing is laid over a base
+		for _, s := range unpacked.Scripts {
+			recipe.SystemUsers = append(recipe.SystemUsers, rootfs.ScriptUsers(s.Text)...)
+		}
 	}
 	recipe.Dir = b.Dir // not part of the image's name: overlays are named by content
 	t, made, err := rootfs.Build(recipe, from)
