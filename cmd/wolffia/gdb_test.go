@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,6 +82,36 @@ func TestGDB(t *testing.T) {
 				t.Errorf("standard error is not the program's: %v", o)
 			}
 		})
+	}
+}
+
+// TestGDBSymbols has the symbols of a stripped program in a folder of the host's.
+func TestGDBSymbols(t *testing.T) {
+	parallel(t)
+	tooltest.Require(t, "gdb", "gdb")
+	objcopy := tooltest.Require(t, "objcopy", "binutils")
+	p := newPerson(t)
+	dir := debugLab(t, p)
+	symbols := filepath.Join(p.folder(t, "symbols"), "usr/lib/debug/opt")
+	if err := os.MkdirAll(symbols, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	program, apart := filepath.Join(dir, "debugged"), filepath.Join(symbols, "debugged.debug")
+	for _, argv := range [][]string{
+		{objcopy, "--only-keep-debug", program, apart},
+		{objcopy, "--strip-all", "--add-gnu-debuglink=" + apart, program},
+	} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v\n%s", argv, err, out)
+		}
+	}
+	args := []string{"gdb", "-q", "-f", filepath.Join(dir, "wolffia.yaml"), "-ex", "break work", "-ex", "continue", "-batch", "--", "/opt/debugged"}
+	if o := p.run(t, call{limit: cold}, args...); strings.Contains(o.out, "work (n=1)") {
+		t.Errorf("it has symbols by itself: %v", o)
+	}
+	args = slices.Insert(args, 1, "--symbols", "symbols")
+	if o := p.run(t, call{limit: cold}, args...); !strings.Contains(o.out, "Breakpoint 1, work (n=1) at ") {
+		t.Error(o)
 	}
 }
 

@@ -287,3 +287,18 @@ func TestCompletions(t *testing.T) {
 		}
 	}
 }
+
+// TestGDBSpelling takes gdb's own way to write flags, of its verb alone and not
+// behind the dashes.
+func TestGDBSpelling(t *testing.T) {
+	for args, want := range map[string]string{
+		"gdb -ex bt -batch -- x -ex y": "gdb --ex bt --batch -- x -ex y",
+		"gdb -ex=bt --batch -q -e":     "gdb --ex=bt --batch -q -e",
+		"run -ex":                      "run -ex",
+		"":                             "",
+	} {
+		if got := strings.Join(gdbSpelling(strings.Fields(args)), " "); got != want {
+			t.Errorf("%q: got %q", args, got)
+		}
+	}
+}
