@@ -40,19 +40,46 @@ type IdentityConfig struct {
 	NICs           []NIC              // in the guest's order
 	DNS            []netip.Addr       // name servers, besides those of leases
 	Search         string             // the domain of names without a dot, for DNS
+	Hosts          []Host             // other machines, for /etc/hosts
+	Forwarding     bool               // it routes between its cards
 	Modules        []string           // paths of modules in load order, each with options behind it
-	V6             bool               // wait (at most 1 s) for an address by router advertisement
+	Shares         []Share            // folders of the host
+	V6             bool               // wait (at most 1 s) for an address by router advertisement; with Forwarding, advertisements still count
 	Seed           []byte             // for the kernel's random numbers, where it has none yet
 	KeepInittab    bool               // the image's files bring their own /etc/inittab
 }
 
-// NIC is one network interface of a machine as its own system sees it.
+// NIC is one network interface of a machine as its own system sees it. With
+// neither DHCP nor Addrs it is up, and has but the link-local IPv6 address that
+// every card gives itself: router advertisements don't count there.
 type NIC struct {
 	Name     string // "eth0", ...
 	MAC      net.HardwareAddr
 	DHCP     bool
 	Addrs    []netip.Prefix // static addresses, instead of DHCP
 	Gateways []netip.Addr   // default routers, with static addresses
+	Routes   []Route        // to be had as soon as the card has its address
+}
+
+// Route is a way to other networks.
+type Route struct {
+	To  netip.Prefix // zero means all others: a default route
+	Via netip.Addr   // the router, a neighbour on the card's network
+}
+
+// Host is a line of /etc/hosts.
+type Host struct {
+	Addr  netip.Addr
+	Names []string // the main one first; as in DNS
+}
+
+// Share is a folder of the host that the guest mounts.
+type Share struct {
+	Tag      string // what the backend calls it: machine.Share.Tag
+	Type     string // of file system, as Options is from machine.Guest.Share
+	To       string // where, an absolute path of letters, digits and "/_.@+:=-"; made if it is not there
+	Options  string // of mount, with commas between them; may be empty
+	ReadOnly bool   // mounted so; what keeps the guest from writing is the backend
 }
 
 // field is what may stand in a field of /etc/wolffia/machine, which the
@@ -62,6 +89,8 @@ var (
 	nicRule    = rule{regexp.MustCompile(`^[A-Za-z0-9_.-]+$`), 15}
 	hostRule   = rule{regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`), 253}
 	moduleRule = rule{regexp.MustCompile(`^/[A-Za-z0-9_/.+,=: -]+$`), 4096}
+	targetRule = rule{regexp.MustCompile(`^/[A-Za-z0-9_/.@+:=-]+$`), 4096}
+	optionRule = rule{regexp.MustCompile(`^[A-Za-z0-9_.=,-]+$`), 1024}
 )
 
 // rule bounds the length beside the expression: repeat counts in one, such as
@@ -136,13 +165,36 @@ func (c IdentityConfig) machineFile() (string, error) {
 	if c.ControlMAC != nil {
 		fmt.Fprintf(&s, "CONTROL_MAC=%s\nCONTROL_ADDR=%s\n", c.ControlMAC, c.ControlAddr)
 	}
-	nics := make([]string, len(c.NICs))
-	for i, n := range c.NICs {
-		nics[i] = n.field()
+	var nics, routes []string
+	for _, n := range c.NICs {
+		nics = append(nics, n.field())
+		for _, r := range n.Routes {
+			routes = append(routes, n.Name+","+r.field())
+		}
 	}
-	fmt.Fprintf(&s, "# NAME,MAC,MODE[,ADDRESS/BITS+...[,GATEWAY+...]] with MODE dhcp, static or auto (IPv6 only)\nNICS=%q\n", strings.Join(nics, " "))
+	fmt.Fprintf(&s, "# NAME,MAC,MODE[,ADDRESS/BITS+...[,GATEWAY+...]] with MODE dhcp, static or none\nNICS=%q\n", strings.Join(nics, " "))
+	if len(routes) > 0 {
+		fmt.Fprintf(&s, "# NAME,NETWORK/BITS,ROUTER\nROUTES=%q\n", strings.Join(routes, " "))
+	}
+	if c.Forwarding {
+		s.WriteString("FORWARDING=1\n")
+	}
 	if len(c.DNS) > 0 {
 		fmt.Fprintf(&s, "DNS=%q\nSEARCH=%s\n", join(c.DNS, " "), c.Search)
+	}
+	if len(c.Hosts) > 0 {
+		hosts := make([]string, len(c.Hosts))
+		for i, h := range c.Hosts {
+			hosts[i] = h.Addr.String() + " " + strings.Join(h.Names, " ")
+		}
+		fmt.Fprintf(&s, "HOSTS='%s'\n", strings.Join(hosts, "\n"))
+	}
+	if len(c.Shares) > 0 {
+		shares := make([]string, len(c.Shares))
+		for i, x := range c.Shares {
+			shares[i] = x.field()
+		}
+		fmt.Fprintf(&s, "# TYPE,TAG,FOLDER[,OPTION...]\nSHARES=%q\n", strings.Join(shares, " "))
 	}
 	if len(c.AuthorizedKeys) > 0 {
 		fmt.Fprintf(&s, "KEYS='%s'\n", strings.ReplaceAll(strings.Join(c.AuthorizedKeys, "\n"), "'", `'\''`))
@@ -178,17 +230,6 @@ func (c IdentityConfig) check() error {
 	default:
 		return fmt.Errorf("console %q is none of none, session, shell and login", c.Console)
 	}
-	for _, n := range c.NICs {
-		if !nicRule.MatchString(n.Name) || len(n.MAC) != 6 {
-			return fmt.Errorf("network interface %q with address %s", n.Name, n.MAC)
-		}
-		if slices.ContainsFunc(n.Gateways, zoned) {
-			return fmt.Errorf("network interface %s: a gateway's address has no zone", n.Name)
-		}
-	}
-	if slices.ContainsFunc(c.DNS, zoned) {
-		return errors.New("a name server's address has no zone")
-	}
 	for _, m := range c.Modules {
 		if !moduleRule.MatchString(m) {
 			return fmt.Errorf("module %q is not an absolute path", m)
@@ -199,11 +240,44 @@ func (c IdentityConfig) check() error {
 			return errors.New("an authorized key is one line")
 		}
 	}
+	for _, x := range c.Shares {
+		if !nicRule.MatchString(x.Type) || !deviceRule.MatchString(x.Tag) || !targetRule.MatchString(x.To) || x.Options != "" && !optionRule.MatchString(x.Options) {
+			return fmt.Errorf("share %q of type %q, on %q with options %q", x.Tag, x.Type, x.To, x.Options)
+		}
+	}
+	if slices.ContainsFunc(c.DNS, zoned) {
+		return errors.New("a name server's address has no zone")
+	}
+	return c.checkNetwork()
+}
+
+// checkNetwork looks at what the guest is told of cards and networks.
+func (c IdentityConfig) checkNetwork() error {
+	for _, n := range c.NICs {
+		if !nicRule.MatchString(n.Name) || len(n.MAC) != 6 {
+			return fmt.Errorf("network interface %q with address %s", n.Name, n.MAC)
+		}
+		if slices.ContainsFunc(n.Gateways, zoned) {
+			return fmt.Errorf("network interface %s: a gateway's address has no zone", n.Name)
+		}
+		for _, r := range n.Routes {
+			if !r.Via.IsValid() || zoned(r.Via) || r.To.IsValid() && r.To.Addr().Is4() != r.Via.Is4() {
+				return fmt.Errorf("network interface %s: no route to %v leads by way of %v", n.Name, r.To, r.Via)
+			}
+		}
+	}
+	for _, h := range c.Hosts {
+		if !h.Addr.IsValid() || zoned(h.Addr) || len(h.Names) == 0 || slices.ContainsFunc(h.Names, notHost) {
+			return fmt.Errorf("host %v with names %q", h.Addr, h.Names)
+		}
+	}
 	return nil
 }
 
 // zoned reports whether a carries a zone, which is free text.
 func zoned(a netip.Addr) bool { return a.Zone() != "" }
+
+func notHost(name string) bool { return !hostRule.MatchString(name) }
 
 // field renders n for NICS.
 func (n NIC) field() string {
@@ -211,13 +285,34 @@ func (n NIC) field() string {
 	case n.DHCP:
 		return fmt.Sprintf("%s,%s,dhcp", n.Name, n.MAC)
 	case len(n.Addrs) == 0:
-		return fmt.Sprintf("%s,%s,auto", n.Name, n.MAC)
+		return fmt.Sprintf("%s,%s,none", n.Name, n.MAC)
 	}
 	s := fmt.Sprintf("%s,%s,static,%s", n.Name, n.MAC, join(n.Addrs, "+"))
 	if len(n.Gateways) > 0 {
 		s += "," + join(n.Gateways, "+")
 	}
 	return s
+}
+
+// field renders r for ROUTES.
+func (r Route) field() string {
+	to := "default"
+	if r.To.IsValid() {
+		to = r.To.Masked().String()
+	}
+	return to + "," + r.Via.String()
+}
+
+// field renders s for SHARES.
+func (s Share) field() string {
+	words := []string{s.Type, s.Tag, s.To}
+	if s.ReadOnly {
+		words = append(words, "ro")
+	}
+	if s.Options != "" {
+		words = append(words, s.Options)
+	}
+	return strings.Join(words, ",")
 }
 
 func join[T fmt.Stringer](all []T, sep string) string {
