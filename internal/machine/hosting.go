@@ -83,6 +83,14 @@ func (s *Spec) Check(l Limits) error {
 			return bad("disk %d: format %q is neither %s nor %s", i, d.Format, Raw, QCOW2)
 		case !filepath.IsAbs(d.Path):
 			return bad("disk %d: %q is not an absolute path", i, d.Path)
+		case d.Overlay != "" && !filepath.IsAbs(d.Overlay):
+			return bad("disk %d: the overlay %q is not an absolute path", i, d.Overlay)
+		case d.Overlay != "" && (d.ReadOnly || d.Persistent):
+			return bad("disk %d: writes go into its image, its overlay or nowhere, and it has more than one of these", i)
+		}
+		same := func(e Disk) bool { return d.Overlay != "" && e.Overlay == d.Overlay }
+		if slices.ContainsFunc(s.Disks[:i], same) {
+			return bad("disk %d: the overlay %s is another disk's", i, d.Overlay)
 		}
 	}
 	return nil

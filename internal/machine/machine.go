@@ -66,6 +66,15 @@ type Disk struct {
 	Format     string // [Raw] or [QCOW2]; "" means Raw
 	ReadOnly   bool   // the guest can't write to it
 	Persistent bool   // writes go into the image; otherwise into a scratch file, gone with the machine
+	// Overlay is the absolute path of a file that takes the writes instead, and
+	// lasts: it is made, in an existing folder, where there is none, and used again
+	// by the next machine with the same image, whatever became of the last. It
+	// belongs to one machine at a time. [RemoveOverlay] removes it.
+	Overlay string
+	// Base names the content of Path, such as by its key in the store, so that an
+	// Overlay is never used over another. Empty means that it is told by Path, its
+	// size, and the time when it was changed.
+	Base string
 }
 
 // The formats of disk images.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"wolffia/internal/machine"
 	"wolffia/internal/tooltest"
@@ -89,20 +90,129 @@ echo again | dd of=${DISK}a conv=notrunc,fsync 2>/dev/null; reboot -f`)
 
 // diskFull: a guest whose file system is full hears so, and goes on.
 func (s suite) diskFull(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "full.ext4")
-	mke2fs := tooltest.Require(t, "mke2fs", "e2fsprogs") // package image/ext4 is itself tested with machines
-	if out, err := exec.Command(mke2fs, "-q", "-t", "ext4", name, "8M").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
 	spec := s.spec(t, `mount -t ext4 ${DISK}a /tmp && dd if=/dev/zero of=/tmp/big bs=64k; echo "status $?"
 rm /tmp/big; echo enough >/tmp/small && cat /tmp/small; poweroff -f`)
-	spec.Disks = []machine.Disk{{Path: name}}
+	spec.Disks = []machine.Disk{{Path: fileSystem(t, "8M")}}
 	m := s.start(t, spec)
 	out := output(t, m)
 	clean(t, m)
 	if !strings.Contains(out, "No space left on device") || !strings.Contains(out, "status 1\r\nenough\r\n") {
 		t.Errorf("console %q", out)
 	}
+}
+
+// fileSystem is an image with an empty ext4.
+func fileSystem(t *testing.T, size string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "disk, with: odd=name.ext4")
+	mke2fs := tooltest.Require(t, "mke2fs", "e2fsprogs") // package image/ext4 is itself tested with machines
+	if out, err := exec.Command(mke2fs, "-q", "-t", "ext4", name, size).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return name
+}
+
+// overlay: what a guest writes over its image lasts, in a file of its own that
+// one machine has at a time, however the guest ends.
+func (s suite) overlay(t *testing.T) {
+	spec := s.spec(t, `mount -t ext4 ${DISK}a /tmp && cat /tmp/first /tmp/second 2>/dev/null
+[ -e /tmp/second ] && { echo third >/tmp/third; poweroff -f; }
+[ -e /tmp/first ] && { echo second >/tmp/second; sync; echo ready >$STATUS; sleep 1000; }
+echo first >/tmp/first; sync; umount /tmp; echo ready >$STATUS; poweroff -f`)
+	spec.Disks = []machine.Disk{{Path: fileSystem(t, "8M"), Overlay: filepath.Join(t.TempDir(), "volume, with: odd=name")}}
+	before := sum(t, spec.Disks[0].Path)
+	for i, want := range []string{"", "first\r\n", "first\r\nsecond\r\n"} {
+		m := s.start(t, spec)
+		if i == 1 {
+			until(t, m.Status(), "ready\n")
+			other := spec
+			other.Name, other.Dir = spec.Name+"-too", t.TempDir()
+			if e := s.fails(t, other); e.Stage != "start" || !strings.Contains(e.Cause, "in use by another machine") || e.Fix == "" {
+				t.Errorf("two machines with the same overlay: %+v", e)
+			}
+			if err := machine.RemoveOverlay(spec.Disks[0].Overlay); err == nil {
+				t.Error("an overlay that is in use can be removed")
+			}
+			m.Kill()
+			m.Wait()
+		}
+		if out := output(t, m); !strings.HasPrefix(out, want) {
+			t.Errorf("boot %d: console %q, want %q", i+1, out, want)
+		}
+	}
+	if sum(t, spec.Disks[0].Path) != before {
+		t.Error("the image was written to")
+	}
+	if err := machine.RemoveOverlay(spec.Disks[0].Overlay); err != nil {
+		t.Error(err)
+	}
+	if left, _ := filepath.Glob(filepath.Dir(spec.Disks[0].Overlay) + "/*"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// overlayBase: an overlay is refused over anything but the image that it was made
+// over.
+func (s suite) overlayBase(t *testing.T) {
+	spec := s.spec(t, `read -r word <${DISK}a; echo "word $word"; echo over | dd of=${DISK}a conv=notrunc,fsync 2>/dev/null; poweroff -f`)
+	image := diskImage(t, "base\n")
+	spec.Disks = []machine.Disk{{Path: image, Overlay: filepath.Join(t.TempDir(), "volume")}}
+	boot := func(d machine.Disk, want string) {
+		t.Helper()
+		spec.Disks[0] = d
+		m := s.start(t, spec)
+		if out := output(t, m); !strings.HasPrefix(out, "word "+want+"\r\n") {
+			t.Errorf("console %q, want word %s", out, want)
+		}
+		clean(t, m)
+	}
+	refused := func(d machine.Disk, cause string) {
+		t.Helper()
+		spec.Disks[0] = d
+		if e := s.fails(t, spec); e.Stage != "start" || !strings.Contains(e.Cause, cause) || !strings.Contains(e.Fix, "wolffia down --volumes") {
+			t.Errorf("%+v, want %s", e, cause)
+		}
+	}
+	plain := spec.Disks[0]
+	boot(plain, "base")
+	boot(plain, "over")
+
+	moved := plain
+	moved.Path = diskImage(t, "base\n")
+	refused(moved, "was made over another image")
+	later := time.Now().Add(time.Hour)
+	if err := os.Chtimes(image, later, later); err != nil {
+		t.Fatal(err)
+	}
+	refused(plain, "which has changed since")
+
+	// With a name for its content, an image may be touched and moved.
+	named := machine.Disk{Path: image, Overlay: plain.Overlay + "2", Base: "one"}
+	boot(named, "base")
+	if err := os.Chtimes(image, time.Now(), time.Unix(1e9, 0)); err != nil {
+		t.Fatal(err)
+	}
+	named.Path = filepath.Join(t.TempDir(), "moved")
+	if err := os.Rename(image, named.Path); err != nil {
+		t.Fatal(err)
+	}
+	boot(named, "over")
+	other := named
+	other.Base = "two"
+	refused(other, "was made over another image")
+
+	if err := os.Truncate(named.Overlay, 1000); err != nil {
+		t.Fatal(err)
+	}
+	refused(named, "is damaged")
+	if err := os.Remove(named.Overlay + ".base"); err != nil {
+		t.Fatal(err)
+	}
+	refused(named, "it can't be told")
+	if err := os.Remove(named.Overlay); err != nil { // by hand
+		t.Fatal(err)
+	}
+	boot(named, "base")
 }
 
 // noRoot: a kernel that finds no root file system says which one it looked for.

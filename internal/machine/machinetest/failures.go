@@ -136,6 +136,14 @@ func (s suite) badSpecs(t *testing.T) {
 		"disk missing":            func(p *machine.Spec) { p.Disks = []machine.Disk{{Path: filepath.Join(p.Dir, "missing")}} },
 		"disk is a folder":        func(p *machine.Spec) { p.Disks = []machine.Disk{{Path: p.Dir}} },
 		"disk of no known format": func(p *machine.Spec) { p.Disks = []machine.Disk{{Path: p.Kernel, Format: "vmdk"}} },
+		"relative overlay":        func(p *machine.Spec) { p.Disks = []machine.Disk{{Path: p.Kernel, Overlay: "x"}} },
+		"overlay in no folder":    func(p *machine.Spec) { p.Disks = []machine.Disk{{Path: p.Kernel, Overlay: p.Kernel + "/x"}} },
+		"overlay and persistent": func(p *machine.Spec) {
+			p.Disks = []machine.Disk{{Path: p.Kernel, Overlay: p.Dir + "/x", Persistent: true}}
+		},
+		"one overlay, two disks": func(p *machine.Spec) {
+			p.Disks = []machine.Disk{{Path: p.Kernel, Overlay: p.Dir + "/x"}, {Path: p.Kernel, Overlay: p.Dir + "/x"}}
+		},
 		"too many disks": func(p *machine.Spec) {
 			for range 30 {
 				p.Disks = append(p.Disks, machine.Disk{Path: p.Kernel})

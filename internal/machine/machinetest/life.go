@@ -189,8 +189,10 @@ func (s suite) twoAtOnce(t *testing.T) {
 // parentKilled is the promise about process trees: the process that started the
 // machine is killed at any moment, and nothing is left.
 func (s suite) parentKilled(t *testing.T) {
+	image := diskImage(t, "empty")
 	for i := range 12 {
 		spec := s.spec(t, busyInit)
+		spec.Disks = []machine.Disk{{Path: image, Overlay: filepath.Join(t.TempDir(), "volume")}}
 		text, err := json.Marshal(spec)
 		if err != nil {
 			t.Fatal(err)
@@ -215,6 +217,9 @@ func (s suite) parentKilled(t *testing.T) {
 			t.Error(err)
 		}
 		_ = cmd.Wait()
+		if err := machine.RemoveOverlay(spec.Disks[0].Overlay); err != nil { // nobody has it any more
+			t.Error(err)
+		}
 		gone(t, spec)
 	}
 }

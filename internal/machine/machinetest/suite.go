@@ -89,6 +89,8 @@ func Run(t *testing.T, b machine.Backend, f Fixtures) {
 		{"Link", s.link},
 		{"Disks", s.disks},
 		{"DiskFull", s.diskFull},
+		{"Overlay", s.overlay},
+		{"OverlayBase", s.overlayBase},
 		{"NoRoot", s.noRoot},
 		{"Restart", s.restart},
 		{"StopClean", s.stopClean},

@@ -67,7 +67,7 @@ func (b Backend) start(ctx context.Context, p *plan) (_ *running, err error) {
 			}
 		}
 	}()
-	if theirs, err = m.open(p); err != nil {
+	if theirs, err = m.open(ctx, p); err != nil {
 		return nil, err
 	}
 	if err := b.copyVars(p.spec); err != nil {
@@ -105,7 +105,7 @@ func (b Backend) start(ctx context.Context, p *plan) (_ *running, err error) {
 
 // open makes the near sides of the machine's descriptors, and gives the far
 // ones in the order of the plan.
-func (m *running) open(p *plan) (theirs []*os.File, err error) {
+func (m *running) open(ctx context.Context, p *plan) (theirs []*os.File, err error) {
 	if err := p.spec.CheckFiles(); err != nil {
 		return nil, err
 	}
@@ -133,6 +133,11 @@ func (m *running) open(p *plan) (theirs []*os.File, err error) {
 		}
 		m.ports, theirs = append(m.ports, port), append(theirs, guest)
 	}
+	locks, err := p.spec.HoldOverlays(ctx, overlays{})
+	if err != nil {
+		return theirs, err
+	}
+	theirs = append(theirs, locks...)
 	if p.join {
 		f, err := machine.NewInitramfs()
 		if err != nil {

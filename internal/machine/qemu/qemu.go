@@ -26,8 +26,9 @@
 // guest that restarts ends; Exit tells one from the other by what the console
 // said.
 //
-// Disks are /dev/vda and so on. Unless a disk is persistent, what the guest
-// writes goes into a scratch file, and a disk that can't be written, for lack of
+// Disks are /dev/vda and so on. What the guest writes goes into the image of a
+// persistent disk, into the overlay of one that has it (a qcow2 image), and
+// otherwise into a scratch file. A disk that can't be written, for lack of
 // room on the host or otherwise, is an error to the guest, which goes on.
 //
 // A machine gives [machine.LinkSetter], [machine.GDBServer] and [machine.Examiner],
@@ -187,6 +188,11 @@ func (p *plan) arguments(b Backend) {
 	for i, n := range p.spec.NICs {
 		p.add("-netdev", p.netdev(i), "-device", p.nic(i, n))
 	}
+	if !p.byHand {
+		for range p.spec.Overlays() {
+			p.fd("a file that is locked while the machine has its disk")
+		}
+	}
 	if p.spec.Firmware == machine.FirmwareNone {
 		p.boot(b)
 	}
@@ -263,10 +269,17 @@ func (p *plan) devices() {
 }
 
 // drive is a disk's image. A guest whose disk can't be written, for lack of room
-// on the host or otherwise, is told so; QEMU would stop it.
+// on the host or otherwise, is told so; QEMU would stop it. What an overlay says
+// that it lies upon is not asked.
 func drive(i int, d machine.Disk) string {
-	s := fmt.Sprintf("if=none,id=%s,format=%s,discard=unmap,werror=report,rerror=report,file=%s", diskID(i), d.Format, escape(d.Path))
+	format, file := d.Format, d.Path
+	if d.Overlay != "" {
+		format, file = machine.QCOW2, d.Overlay
+	}
+	s := fmt.Sprintf("if=none,id=%s,format=%s,discard=unmap,werror=report,rerror=report,file=%s", diskID(i), format, escape(file))
 	switch {
+	case d.Overlay != "":
+		s += fmt.Sprintf(",backing.driver=%s,backing.file.driver=file,backing.file.filename=%s", d.Format, escape(d.Path))
 	case d.ReadOnly:
 		s += ",readonly=on"
 	case !d.Persistent:

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"wolffia/internal/machine"
@@ -17,6 +18,10 @@ func (b Backend) Script(spec machine.Spec) (string, error) {
 	}
 	hand := &plan{spec: p.spec, board: p.board, byHand: true}
 	hand.spec.Dir = "" // the script works in a folder of its own
+	hand.spec.Disks = slices.Clone(hand.spec.Disks)
+	for i := range hand.spec.Disks {
+		hand.spec.Disks[i].Overlay = ""
+	}
 	hand.arguments(b)
 
 	s := &strings.Builder{}
@@ -45,6 +50,9 @@ done >%s
 	}
 	if spec.Firmware == machine.FirmwareUEFI {
 		fmt.Fprintf(s, "\n# UEFI's variables, which it writes to.\ncat %s >%s\n", quote(b.UEFI.Vars), varsFile)
+	}
+	if p.spec.Overlays() > 0 {
+		s.WriteString("\n# Disks are as they were at first: what the machine has written on them is left\n# alone, and what it writes here is gone at the end.\n")
 	}
 	s.WriteString("\nenv TMPDIR=\"$dir\"")
 	for _, e := range b.Program.Env {

@@ -49,7 +49,8 @@ func (p *plan) disks() []string {
 	return out
 }
 
-// linkDisks makes the links of diskLink, and room for new copy-on-write files.
+// linkDisks makes the links of diskLink, and links to overlays or room for new
+// copy-on-write files.
 func linkDisks(spec machine.Spec) error {
 	for i, d := range spec.Disks {
 		link := filepath.Join(spec.Dir, diskLink(i))
@@ -59,6 +60,12 @@ func linkDisks(spec machine.Spec) error {
 			}
 		}
 		if err := os.Symlink(d.Path, link); err != nil {
+			return fmt.Errorf("disk %d: %w", i, err)
+		}
+		if d.Overlay == "" {
+			continue
+		}
+		if err := os.Symlink(d.Overlay, link+".cow"); err != nil {
 			return fmt.Errorf("disk %d: %w", i, err)
 		}
 	}

@@ -59,7 +59,7 @@ func (b Backend) start(ctx context.Context, p *plan) (_ *running, err error) {
 			}
 		}
 	}()
-	if theirs, err = m.open(p); err != nil {
+	if theirs, err = m.open(ctx, p); err != nil {
 		return nil, err
 	}
 	host, err := os.Create(filepath.Join(p.spec.Dir, hostLog))
@@ -113,11 +113,16 @@ func forget(f *os.File) (func(), error) {
 
 // open makes the near sides of the machine's descriptors, and gives the far
 // ones in the order of the plan.
-func (m *running) open(p *plan) (theirs []*os.File, err error) {
+func (m *running) open(ctx context.Context, p *plan) (theirs []*os.File, err error) {
 	if err := p.spec.CheckFiles(); err != nil {
 		return nil, err
 	}
 	if err := linkDisks(p.spec); err != nil {
+		return nil, err
+	}
+	// Left by a machine that was killed: the kernel would take it for one in use,
+	// and have its management console elsewhere.
+	if err := os.RemoveAll(filepath.Join(p.spec.Dir, umid)); err != nil {
 		return nil, err
 	}
 	if p.runtime != "" {
@@ -153,6 +158,11 @@ func (m *running) open(p *plan) (theirs []*os.File, err error) {
 		m.ports = append(m.ports, port)
 		theirs = append(theirs, guest)
 	}
+	locks, err := p.spec.HoldOverlays(ctx, overlays{})
+	if err != nil {
+		return theirs, err
+	}
+	theirs = append(theirs, locks...)
 	if p.join {
 		f, err := machine.NewInitramfs()
 		if err != nil {

@@ -28,8 +28,9 @@
 // A guest that restarts ends: the kernel would execute itself again, which is
 // made to fail, and shows as [machine.Exit].Reboot.
 //
-// Disks are /dev/ubda and so on, raw images alone. Unless a disk is persistent,
-// what the guest writes goes into a copy-on-write file in Spec.Dir. A guest can't
+// Disks are /dev/ubda and so on, raw images alone. What the guest writes goes
+// into the image of a persistent disk, and otherwise into a copy-on-write file of
+// the kernel's own format: the overlay of a disk that has it, or one in Spec.Dir. A guest can't
 // make its kernel take the image for such a file of its own (and so read the
 // host's files): that is switched off. So is hostfs, by which a guest could
 // mount the host's folders; Spec.Cmdline may name one for it (hostfs=/folder).
@@ -174,6 +175,9 @@ func (p *plan) arguments() {
 	for i, n := range s.NICs {
 		p.argv = append(p.argv, fmt.Sprintf("vec%d:transport=fd,fd=%d,mac=%s,mtu=%d,depth=128",
 			i, fd(fmt.Sprintf("network interface %d: a SOCK_SEQPACKET socket", i)), n.MAC, n.MTU))
+	}
+	for range s.Overlays() {
+		fd("a file that is locked while the machine has its disk")
 	}
 	p.argv = append(p.argv, p.disks()...)
 	own := slices.Clone(defaults)
