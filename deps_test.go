@@ -30,7 +30,7 @@ var layers = []string{
 	"rootfs program",
 	"kernel",
 	"vnet",
-	"vnet/porttest",
+	"vnet/porttest vnet/capture/filter",
 	"vnet/wire",
 	"vnet/gateway",
 	"machine machine/keeper",
