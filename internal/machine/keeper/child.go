@@ -55,7 +55,11 @@ func keep(args []string) int {
 		stayOnCPU()
 	}
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
-	return k.run(args[4], args[5:])
+	jail, args, ok := readJail(args[4:])
+	if !ok || len(args) == 0 {
+		return 2
+	}
+	return k.run(jail, args[0], args[1:])
 }
 
 // stayOnCPU keeps this thread, and what it starts, on the processor that it
@@ -70,7 +74,7 @@ func stayOnCPU() {
 	_ = unix.SchedSetaffinity(0, &set)
 }
 
-func (k *child) run(path string, argv []string) int {
+func (k *child) run(jail *Jail, path string, argv []string) int {
 	files := make([]uintptr, k.ctl)
 	for i := range files {
 		files[i] = uintptr(i)
@@ -81,6 +85,12 @@ func (k *child) run(path string, argv []string) int {
 	}
 	if !k.told() {
 		return 0
+	}
+	if jail != nil {
+		if step, err := jail.enter(); err != nil {
+			k.send(msgNoJail, failed(step, err))
+			return 1
+		}
 	}
 	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
 		Env: env, Files: files,

@@ -17,7 +17,8 @@
 //
 // Nothing but the tree is ever signalled. The program gets a process group of
 // its own, since some programs (User-Mode Linux, when it panics) signal their
-// whole group.
+// whole group. A program may be kept from all but some of the host's files:
+// [Jail].
 //
 // Every main, and every TestMain of a package that starts keepers, begins with
 //
@@ -40,6 +41,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Mode is how the tree is held.
@@ -72,6 +75,9 @@ type Command struct {
 	Meanwhile func() error
 	// Mode forces a way of holding the tree; empty for the best that works.
 	Mode Mode
+	// Jail, if set, is all that the program sees of the host's files. It needs
+	// [Namespace]; where it can't be had the error is a [*NoJailError].
+	Jail *Jail
 }
 
 // Process is a started tree. Its methods may be called from any goroutine.
@@ -96,6 +102,7 @@ const (
 	msgGo      = 'g' // the only one to the keeper that is no signal
 	msgStarted = 's' // then the program's pid, as the keeper sees it
 	msgFailed  = 'e' // then errno
+	msgNoJail  = 'j' // then step and errno
 	msgExited  = 'x' // then the wait status
 	msgLen     = 5
 )
@@ -120,18 +127,30 @@ func Start(c Command) (*Process, error) {
 		return nil, errors.New("start process tree: keeper.Main was not called at the start of main")
 	}
 	modes := []Mode{c.Mode}
-	if c.Mode == "" {
+	switch {
+	case c.Jail != nil && c.Mode == Subreaper:
+		return nil, &NoJailError{errors.New("the process tree is to be held without namespaces")}
+	case c.Jail != nil:
+		modes = []Mode{Namespace}
+	case c.Mode == "":
 		modes = []Mode{Namespace, Subreaper}
 	}
 	var errs []error
 	for _, m := range modes {
 		for _, sys := range attributes(m) {
+			if c.Jail != nil {
+				sys.Cloneflags |= syscall.CLONE_NEWNS
+				sys.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN} // in the user namespace; for the keeper alone
+			}
 			p, err := start(c, m, sys)
 			if err == nil || errors.As(err, new(*execError)) || errors.As(err, new(*meanwhileError)) {
 				return p, err
 			}
 			errs = append(errs, err)
 		}
+	}
+	if c.Jail != nil {
+		return nil, &NoJailError{errors.Join(errs...)}
 	}
 	return nil, fmt.Errorf("start process tree: %w", errors.Join(errs...))
 }
@@ -204,7 +223,8 @@ func (p *Process) own(c Command, sys *syscall.SysProcAttr, theirs *os.File, star
 		prepared <- c.Meanwhile()
 	}()
 	ctl := len(files)
-	argv := append([]string{argv0, string(p.mode), strconv.Itoa(ctl), strconv.FormatBool(c.FixedLayout), strconv.FormatBool(c.OneCPU), c.Path}, c.Argv...)
+	argv := append([]string{argv0, string(p.mode), strconv.Itoa(ctl), strconv.FormatBool(c.FixedLayout), strconv.FormatBool(c.OneCPU)}, c.Jail.arguments()...)
+	argv = append(append(argv, c.Path), c.Argv...)
 	p.keeper, err = os.StartProcess(selfExe, argv, &os.ProcAttr{
 		Dir: c.Dir, Env: hideEnv(c.Env), Files: append(files, theirs), Sys: sys,
 	})
@@ -226,6 +246,11 @@ func (p *Process) own(c Command, sys *syscall.SysProcAttr, theirs *os.File, star
 	if err == nil && kind == msgFailed {
 		p.reap()
 		started <- &execError{c.Path, syscall.Errno(v)}
+		return
+	}
+	if err == nil && kind == msgNoJail {
+		p.reap()
+		started <- c.Jail.unpack(v)
 		return
 	}
 	if err != nil || kind != msgStarted {
