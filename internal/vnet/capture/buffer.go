@@ -20,6 +20,18 @@ type record struct {
 	offload vnet.Offload // NeedsChecksum and SegmentType only
 }
 
+// recordOf is what a capture keeps of an observation.
+func recordOf(o vnet.Observation, snaplen int) record {
+	data := o.Frame.Data
+	return record{
+		time:    o.Time.UnixNano(),
+		length:  len(data),
+		data:    data[:min(len(data), snaplen)],
+		in:      o.In,
+		offload: vnet.Offload{NeedsChecksum: o.Frame.Offload.NeedsChecksum, SegmentType: o.Frame.Offload.SegmentType},
+	}
+}
+
 // packet is the record as a file has it, except for the interface, whose
 // number in the file may be another.
 func (r *record) packet(names *names) Packet {

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -160,6 +162,53 @@ func TestToolsReadALiveCapture(t *testing.T) {
 		if !strings.Contains(info, want) {
 			t.Errorf("capinfos does not say %q:\n%s", want, info)
 		}
+	}
+}
+
+// Wireshark and tshark follow a capture through a pipe, also when an interface
+// comes in the middle.
+func TestWiresharkFollowsALiveCapture(t *testing.T) {
+	tooltest.Require(t, "dumpcap", "wireshark-common")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	c := exec.Command(tooltest.Require(t, "tshark", "tshark"), "-l", "-n", "-i", "-", "-T", "fields", "-E", "separator=|",
+		"-e", "frame.interface_name", "-e", "frame.len", "-e", "frame.comment")
+	var complaint strings.Builder
+	c.Stdin, c.Stderr = r, &complaint
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = c.Start()
+	r.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	l := NewLive(w, LiveOptions{})
+	see := func(o vnet.Observer, dropped string, size int, want string) {
+		t.Helper()
+		o.Observe(seen(0, false, dropped, size))
+		if lines.Scan(); lines.Text() != want {
+			t.Errorf("tshark shows %q, want %q", lines.Text(), want)
+		}
+	}
+	a := l.Interface(alice)
+	see(a, "", 100, "alice/eth0|100|")
+	see(l.Interface(bob), "loss", 200, "bob/eth0|200|dropped: loss")
+	see(a, "", 300, "alice/eth0|300|")
+	if err := l.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	w.Close()
+	for lines.Scan() {
+		t.Errorf("and then tshark shows %q", lines.Text())
+	}
+	if err := c.Wait(); err != nil {
+		t.Errorf("%v: %s", err, complaint.String())
 	}
 }
 

@@ -28,8 +28,6 @@
 // reader, several sections, compression, decryption secrets.
 package capture
 
-import "wolffia/internal/vnet"
-
 // Direction chooses which frames of a link are captured. Directions are seen
 // from the machine: out is from the machine to the network.
 type Direction uint8
@@ -57,16 +55,4 @@ func (d Direction) wants(in, dropped bool) bool {
 		return !in || dropped
 	}
 	return true
-}
-
-// frameOf is an observation with what a capture keeps of the frame.
-func frameOf(o vnet.Observation, snaplen int) record {
-	data := o.Frame.Data
-	return record{
-		time:    o.Time.UnixNano(),
-		length:  len(data),
-		data:    data[:min(len(data), snaplen)],
-		in:      o.In,
-		offload: vnet.Offload{NeedsChecksum: o.Frame.Offload.NeedsChecksum, SegmentType: o.Frame.Offload.SegmentType},
-	}
 }

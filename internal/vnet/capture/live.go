@@ -111,7 +111,7 @@ func (t *tap) Observe(o vnet.Observation) {
 	if !l.options.Filter.Match(whole) {
 		return
 	}
-	r := frameOf(o, l.snaplen)
+	r := recordOf(o, l.snaplen)
 	r.at = t.at
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -45,11 +45,11 @@ type Packet struct {
 
 // Statistics say what became of an interface's frames in a capture.
 type Statistics struct {
-	Interface  int // as AddInterface said
-	Start, End time.Time
-	Received   uint64 // frames that passed, of the directions asked for
-	Accepted   uint64 // of those, frames that the filter selected
-	Lost       uint64 // of those, frames that the capture missed
+	Interface  int       // as AddInterface said
+	Start, End time.Time // of the capture; either may be zero
+	Received   uint64    // frames that passed, of the directions asked for
+	Accepted   uint64    // of those, frames that the filter selected
+	Lost       uint64    // of those, frames that the capture missed
 	Comment    string
 }
 
@@ -99,8 +99,8 @@ const (
 	isbStart       = 2
 	isbEnd         = 3
 	isbReceived    = 4
+	isbDropped     = 5 // by the interface; where Wireshark looks for what a capture missed
 	isbAccepted    = 6
-	isbOSDrop      = 7
 	isbDelivered   = 8
 
 	nameEnd  = 0
@@ -236,11 +236,15 @@ func (w *Writer) WriteStatistics(s Statistics) error {
 	w.begin(interfaceStatistics)
 	w.u32(uint32(s.Interface))
 	w.time(s.End)
-	w.timeOption(isbStart, s.Start)
-	w.timeOption(isbEnd, s.End)
+	if !s.Start.IsZero() {
+		w.timeOption(isbStart, s.Start)
+	}
+	if !s.End.IsZero() {
+		w.timeOption(isbEnd, s.End)
+	}
 	w.u64Option(isbReceived, s.Received)
+	w.u64Option(isbDropped, s.Lost)
 	w.u64Option(isbAccepted, s.Accepted)
-	w.u64Option(isbOSDrop, s.Lost)
 	w.u64Option(isbDelivered, s.Accepted-min(s.Lost, s.Accepted))
 	w.text(optComment, s.Comment)
 	w.end()

@@ -71,7 +71,7 @@ func (t ringTap) Observe(o vnet.Observation) {
 	if !r.direction.wants(o.In, o.Dropped != "") {
 		return
 	}
-	f := frameOf(o, r.snaplen)
+	f := recordOf(o, r.snaplen)
 	f.at = t.at
 	r.mu.Lock()
 	f.reason = r.names.number(o.Dropped)
