@@ -22,6 +22,7 @@ import (
 type Limits struct {
 	MinMemory, MaxMemory int64 // bytes
 	MaxNICs, MaxDisks    int
+	MaxShares            int
 }
 
 // The MTUs that a NIC can have, in bytes.
@@ -51,6 +52,8 @@ func (s *Spec) Check(l Limits) error {
 		return bad("%d network interfaces are too many; the most is %d", len(s.NICs), l.MaxNICs)
 	case len(s.Disks) > l.MaxDisks:
 		return bad("%d disks are too many; the most is %d", len(s.Disks), l.MaxDisks)
+	case len(s.Shares) > l.MaxShares:
+		return bad("%d shared folders are too many; the most is %d", len(s.Shares), l.MaxShares)
 	case !filepath.IsAbs(s.Dir):
 		return bad("folder %q must be an absolute path", s.Dir)
 	case s.Firmware == FirmwareNone && !filepath.IsAbs(s.Kernel):
@@ -93,7 +96,24 @@ func (s *Spec) Check(l Limits) error {
 			return bad("disk %d: the overlay %s is another disk's", i, d.Overlay)
 		}
 	}
+	for i, x := range s.Shares {
+		same := func(y Share) bool { return y.Tag == x.Tag }
+		switch {
+		case !x.tagged():
+			return bad("shared folder %d: %q is no tag", i, x.Tag)
+		case slices.ContainsFunc(s.Shares[:i], same):
+			return bad("shared folder %d: the tag %s is another's", i, x.Tag)
+		case !filepath.IsAbs(x.Path):
+			return bad("shared folder %s: %q is not an absolute path", x.Tag, x.Path)
+		}
+	}
 	return nil
+}
+
+// tagged reports whether x has a tag that any backend takes.
+func (x Share) tagged() bool {
+	const ok = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
+	return x.Tag != "" && len(x.Tag) <= 31 && x.Tag[0] != '.' && strings.Trim(x.Tag, ok) == ""
 }
 
 // CheckFiles opens what the Spec names, so that what can't be read is an error
@@ -111,6 +131,16 @@ func (s *Spec) CheckFiles() error {
 		}
 		if err := readable(d.Path, flags); err != nil {
 			return fmt.Errorf("disk %d: %w", i, err)
+		}
+	}
+	for _, x := range s.Shares {
+		d, err := os.Open(x.Path)
+		if err == nil {
+			_, err = d.Readdirnames(1)
+			d.Close()
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("shared folder %s: %w", x.Tag, err)
 		}
 	}
 	return nil

@@ -27,6 +27,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strings"
 
 	"wolffia/internal/vnet"
 )
@@ -42,6 +44,7 @@ type Spec struct {
 	Cmdline   []string // further kernel parameters, after the backend's own, which they override
 	Disks     []Disk   // in the guest's order: see Guest.Disk
 	NICs      []NIC    // in the guest's order
+	Shares    []Share  // folders of the host: see Guest.Share
 	Dir       string   // existing private folder for sockets and scratch files; the caller removes it
 	Env       []string // the environment of host processes, as in os/exec; HOME need not exist
 	Paused    bool     // it stands still until a debugger lets it run: of backends whose machines are a [GDBServer]
@@ -83,6 +86,34 @@ const (
 	QCOW2 = "qcow2"
 )
 
+// Share is a folder of the host that a machine can mount. What the guest does
+// there, whoever does it, it does as the person who started the machine; it gets
+// at nothing outside of the folder, whatever links there are.
+type Share struct {
+	Tag      string // what the guest mounts: letters, digits, "_", "-" and ".", at most 31; no two the same
+	Path     string // absolute, of the folder
+	ReadOnly bool   // the guest can't change anything
+}
+
+// ShareMount is how a guest mounts a [Share].
+type ShareMount struct {
+	Type    string   // of file system: "9p", "hostfs"
+	Common  []string // options for mount -o
+	Tagged  bool     // the tag is an option, too: the type does not look at what is mounted
+	Modules []string // drivers, as Guest.Modules are, but of no use without shares; a kernel without them has no shares
+}
+
+// Options are those for mount -o, with commas between them; maybe none. A mount
+// that knows a newer way to give them to the kernel than mount(2), as that of
+// util-linux 2.39 does, gives Tagged ones in vain: busybox's does not.
+func (m ShareMount) Options(tag string) string {
+	options := m.Common
+	if m.Tagged {
+		options = append(slices.Clone(options), tag)
+	}
+	return strings.Join(options, ",")
+}
+
 // NIC is one network interface of a machine.
 type NIC struct {
 	MAC net.HardwareAddr
@@ -119,6 +150,7 @@ type Guest struct {
 	// Modules are the drivers of the machine's devices, to be loaded in this
 	// order before anything needs them, as far as the kernel has them as modules.
 	Modules []string
+	Share   ShareMount // how Spec.Shares are mounted
 }
 
 // Command is what a backend would run.
@@ -126,6 +158,9 @@ type Command struct {
 	Argv []string `json:"argv"`
 	Env  []string `json:"env"`
 	FDs  []string `json:"fds"` // what descriptor 3 and up are, in words
+	// Files are all that the process sees of the host's files, in words; empty
+	// where it sees them all.
+	Files []string `json:"files,omitempty"`
 }
 
 // Machine is a running machine. All methods may be called from any goroutine.

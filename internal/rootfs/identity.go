@@ -76,9 +76,9 @@ type Host struct {
 // Share is a folder of the host that the guest mounts.
 type Share struct {
 	Tag      string // what the backend calls it: machine.Share.Tag
-	Type     string // of file system, as Options is from machine.Guest.Share
+	Type     string // of file system: machine.Guest.Share.Type
 	To       string // where, an absolute path of letters, digits and "/_.@+:=-"; made if it is not there
-	Options  string // of mount, with commas between them; may be empty
+	Options  string // of mount, with commas between them: machine.Guest.Share.Options(Tag); may be empty
 	ReadOnly bool   // mounted so; what keeps the guest from writing is the backend
 }
 

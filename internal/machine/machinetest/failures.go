@@ -2,6 +2,7 @@ package machinetest
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -143,6 +144,17 @@ func (s suite) badSpecs(t *testing.T) {
 		},
 		"one overlay, two disks": func(p *machine.Spec) {
 			p.Disks = []machine.Disk{{Path: p.Kernel, Overlay: p.Dir + "/x"}, {Path: p.Kernel, Overlay: p.Dir + "/x"}}
+		},
+		"share missing":        func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "a", Path: p.Dir + "/missing"}} },
+		"share is a file":      func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "a", Path: p.Kernel}} },
+		"share without a tag":  func(p *machine.Spec) { p.Shares = []machine.Share{{Path: p.Dir}} },
+		"share with a bad tag": func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "../a", Path: p.Dir}} },
+		"relative share":       func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "a", Path: "a"}} },
+		"two shares, one tag":  func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "a", Path: p.Dir}, {Tag: "a", Path: p.Dir}} },
+		"too many shares": func(p *machine.Spec) {
+			for i := range 100 {
+				p.Shares = append(p.Shares, machine.Share{Tag: fmt.Sprint("a", i), Path: p.Dir})
+			}
 		},
 		"too many disks": func(p *machine.Spec) {
 			for range 30 {

@@ -128,7 +128,7 @@ mount -t devtmpfs dev /dev
 // applets are the names of busybox that the suite's scripts use.
 var applets = []string{
 	"sh", "mount", "poweroff", "reboot", "halt", "cat", "echo", "sleep", "stty", "ip", "ping", "dd", "head", "tail", "ls",
-	"od", "tr", "wc", "kill", "setsid", "seq", "arping", "init", "true", "false", "dmesg", "uname", "free", "trap", "grep", "cut", "rm", "umount", "sync",
+	"od", "tr", "wc", "kill", "setsid", "seq", "arping", "init", "true", "false", "dmesg", "uname", "free", "trap", "grep", "cut", "rm", "umount", "sync", "mkdir", "mv", "ln", "stat", "chmod",
 }
 
 // Root is the suite's root without an init.

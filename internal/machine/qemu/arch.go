@@ -138,7 +138,14 @@ func orHost(arch string) string {
 	return arch
 }
 
+// shareOptions are those of Linux for QEMU's 9P. The largest message that its
+// virtio transport takes is half a megabyte.
+var shareOptions = []string{"trans=virtio", "version=9p2000.L", "msize=262144"}
+
 // guest says what an init has to know of the board.
 func (b board) guest() machine.Guest {
-	return machine.Guest{Console: "/dev/" + b.console, Status: "/dev/" + b.status, Disk: "/dev/vda", Modules: slices.Clone(b.modules)}
+	return machine.Guest{
+		Console: "/dev/" + b.console, Status: "/dev/" + b.status, Disk: "/dev/vda", Modules: slices.Clone(b.modules),
+		Share: machine.ShareMount{Type: "9p", Common: shareOptions, Modules: []string{"9pnet_virtio", "9p"}},
+	}
 }

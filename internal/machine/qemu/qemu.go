@@ -31,6 +31,11 @@
 // otherwise into a scratch file. A disk that can't be written, for lack of
 // room on the host or otherwise, is an error to the guest, which goes on.
 //
+// Shared folders of the host are 9P devices, which need drivers that the smallest
+// kernels (Debian's cloud for amd64) have not got. What one side changes the other
+// sees at once, since the guest caches nothing; so no file can be mapped for
+// writing (MAP_SHARED).
+//
 // A machine gives [machine.LinkSetter], [machine.GDBServer] and [machine.Examiner],
 // the backend [machine.Scripter]. The console is a serial line, which carries no size:
 // Resize is [machine.ErrNoResize].
@@ -81,7 +86,8 @@ const (
 const (
 	MinMemory = 16 << 20 // bytes; a distribution's kernel does not boot in less
 	maxNICs   = 16
-	maxDisks  = 8 // so that all devices fit on one PCI bus
+	maxDisks  = 8
+	maxSlots  = 28 // of one PCI bus, for network interfaces, disks and shares
 )
 
 // Names in Spec.Dir.
@@ -145,7 +151,7 @@ func (b Backend) newPlan(spec machine.Spec) (*plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("machine %s: %w", spec.Name, err)
 	}
-	limits := machine.Limits{MinMemory: MinMemory, MaxMemory: board.most, MaxNICs: maxNICs, MaxDisks: maxDisks}
+	limits := machine.Limits{MinMemory: MinMemory, MaxMemory: board.most, MaxNICs: maxNICs, MaxDisks: maxDisks, MaxShares: maxSlots - len(spec.NICs) - len(spec.Disks)}
 	if err := spec.Check(limits); err != nil {
 		return nil, err
 	}
@@ -187,6 +193,9 @@ func (p *plan) arguments(b Backend) {
 	p.devices()
 	for i, n := range p.spec.NICs {
 		p.add("-netdev", p.netdev(i), "-device", p.nic(i, n))
+	}
+	for i, x := range p.spec.Shares {
+		p.add("-fsdev", fsdev(i, x), "-device", fmt.Sprintf("virtio-9p-%s,fsdev=%s,mount_tag=%s", p.board.bus, shareID(i), x.Tag))
 	}
 	if !p.byHand {
 		for range p.spec.Overlays() {
@@ -288,6 +297,18 @@ func drive(i int, d machine.Disk) string {
 	return s
 }
 
+// fsdev is a shared folder. QEMU opens what is in it step by step, and follows no
+// link. What the guest creates is the person's, with the guest's permissions
+// (security_model=none), so that both can work on the same files; to give files
+// away is refused.
+func fsdev(i int, x machine.Share) string {
+	s := fmt.Sprintf("local,id=%s,security_model=none,multidevs=remap,path=%s", shareID(i), escape(x.Path))
+	if x.ReadOnly {
+		s += ",readonly=on"
+	}
+	return s
+}
+
 // netdev is where a network card's cable leads.
 func (p *plan) netdev(i int) string {
 	if p.byHand {
@@ -304,9 +325,10 @@ func (p *plan) nic(i int, n machine.NIC) string {
 	return s
 }
 
-func diskID(i int) string { return fmt.Sprintf("disk%d", i) }
-func netID(i int) string  { return fmt.Sprintf("net%d", i) }
-func nicID(i int) string  { return fmt.Sprintf("nic%d", i) }
+func diskID(i int) string  { return fmt.Sprintf("disk%d", i) }
+func netID(i int) string   { return fmt.Sprintf("net%d", i) }
+func nicID(i int) string   { return fmt.Sprintf("nic%d", i) }
+func shareID(i int) string { return fmt.Sprintf("share%d", i) }
 
 // parameters is the kernel's command line.
 func (p *plan) parameters(b Backend) string {

@@ -2,9 +2,12 @@ package qemu
 
 import (
 	"context"
+	"io"
 	"os"
+	"strings"
 	"testing"
 
+	"wolffia/internal/machine"
 	"wolffia/internal/machine/machinetest"
 	"wolffia/internal/tooltest"
 )
@@ -44,4 +47,32 @@ func TestMicroVM(t *testing.T) {
 	b := backend(t, "amd64")
 	b.MicroVM = true
 	machinetest.Smoke(t, b, machinetest.Debian(t, "amd64", b.Guest("amd64").Modules))
+}
+
+// TestShares takes a kernel with drivers for 9P, which that of the suite has not
+// got.
+func TestShares(t *testing.T) {
+	b := backend(t, "i386")
+	g := b.Guest("i386")
+	machinetest.Shares(t, b, machinetest.Debian(t, "i386", append(g.Modules, g.Share.Modules...)))
+}
+
+// TestMicroVMShare: a machine without a PCI bus has the device, though Debian's
+// kernel for it has no driver.
+func TestMicroVMShare(t *testing.T) {
+	b := backend(t, "amd64")
+	b.MicroVM = true
+	f := machinetest.Debian(t, "amd64", b.Guest("amd64").Modules)
+	m, err := b.Start(t.Context(), machine.Spec{
+		Name: "small", Arch: "amd64", Kernel: f.Kernel, Dir: t.TempDir(),
+		Initramfs: []string{f.Initramfs(t, "cat /sys/bus/virtio/devices/*/device; poweroff -f"), f.Modules},
+		Shares:    []machine.Share{{Tag: "src", Path: t.TempDir(), ReadOnly: true}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := io.ReadAll(m.Console())
+	if exit := m.Wait(); !exit.Clean || err != nil || !strings.Contains(string(said), "0x0009") { // 9P transport
+		t.Errorf("%q, %v, %+v", said, err, exit)
+	}
 }

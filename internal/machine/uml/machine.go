@@ -80,9 +80,18 @@ func (b Backend) start(ctx context.Context, p *plan) (_ *running, err error) {
 			return joined
 		}
 	}
+	jail, err := p.jail(dir)
+	if err != nil {
+		return nil, err
+	}
+	if jail != nil {
+		if err := os.MkdirAll(jail.Dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
 	m.proc, err = keeper.Start(keeper.Command{
-		Meanwhile: meanwhile,
-		Path:      p.spec.Kernel, Argv: p.argv, Env: append(p.env, "TMPDIR="+dir), Dir: p.spec.Dir,
+		Meanwhile: meanwhile, Jail: jail,
+		Path: p.spec.Kernel, Argv: p.argv, Env: append(p.env, "TMPDIR="+dir), Dir: p.spec.Dir,
 		Stdio: [3]*os.File{1: host, 2: host}, Files: theirs, FixedLayout: true, OneCPU: true, Mode: b.Hold,
 	})
 	if joined != nil {
@@ -179,7 +188,11 @@ func explainExec(p *plan, err error) error {
 		Machine: p.spec.Name, Stage: "start", Cause: "the kernel can't be executed",
 		Argv: append([]string{p.spec.Kernel}, p.argv[1:]...), Err: err,
 	}
+	var none *keeper.NoJailError
 	switch {
+	case errors.As(err, &none):
+		e.Cause = "a machine with shared folders can't be kept from the host's other files"
+		e.Fix = "use the backend qemu, or allow mount and user namespaces: " + fixHost
 	case errors.Is(err, syscall.EAGAIN):
 		e.Cause += ": there are too many processes already"
 		e.Fix = "raise the limit on them (ulimit -u), or end some"

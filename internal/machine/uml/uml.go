@@ -35,6 +35,11 @@
 // host's files): that is switched off. So is hostfs, by which a guest could
 // mount the host's folders; Spec.Cmdline may name one for it (hostfs=/folder).
 //
+// Shared folders are hostfs, too. It resolves names on the host, so that a guest
+// has many ways out of a folder; therefore a machine with shares is kept from all
+// of the host's files but these and its own, by a mount namespace
+// ([keeper.Jail]). Where there is none, a machine can't have shares.
+//
 // None of this holds a guest's root that means it: who can load modules or
 // write to /dev/mem of a User-Mode Linux rules its kernel, which is a process of
 // this user. What is not trusted wants package machine/qemu.
@@ -73,6 +78,7 @@ const (
 	MaxMemory = 1 << 40
 	maxNICs   = 16 // vec0 to vec15
 	maxDisks  = 16 // ubd0 to ubdf
+	maxShares = 64
 )
 
 // Names in Spec.Dir.
@@ -88,7 +94,10 @@ func (Backend) Name() string { return "uml" }
 
 // Guest implements [machine.Backend].
 func (Backend) Guest(string) machine.Guest {
-	return machine.Guest{Console: "/dev/tty0", Status: "/dev/ttyS0", Disk: "/dev/ubda"}
+	return machine.Guest{
+		Console: "/dev/tty0", Status: "/dev/ttyS0", Disk: "/dev/ubda",
+		Share: machine.ShareMount{Type: "hostfs", Tagged: true},
+	}
 }
 
 // plan is how a Spec is run.
@@ -117,12 +126,14 @@ var defaults = []string{
 	"retain_initrd",
 	// Whatever a guest mounts lies below this, which is no folder: nothing can
 	// be found there, not even by way of "..".
-	"hostfs=/dev/null",
+	noHostfs,
 	"pty.legacy_count=0", // 512 devices of BSD terminals, and a try to start /sbin/hotplug for each
 }
 
+const noHostfs = "hostfs=/dev/null"
+
 func newPlan(spec machine.Spec) (*plan, error) {
-	if err := spec.Check(machine.Limits{MinMemory: MinMemory, MaxMemory: MaxMemory, MaxNICs: maxNICs, MaxDisks: maxDisks}); err != nil {
+	if err := spec.Check(machine.Limits{MinMemory: MinMemory, MaxMemory: MaxMemory, MaxNICs: maxNICs, MaxDisks: maxDisks, MaxShares: maxShares}); err != nil {
 		return nil, err
 	}
 	if spec.Paused {
@@ -194,6 +205,10 @@ func (p *plan) arguments() {
 	if len(s.Initramfs) > 0 {
 		own = append(own, "init=/init") // so that an /init that can't be executed is an error: the kernel would go on to try a bare shell
 	}
+	if len(s.Shares) > 0 {
+		own = append(own, "hostfs="+sharesDir)
+		own = slices.DeleteFunc(own, func(o string) bool { return o == noHostfs })
+	}
 	if len(s.Disks) == 0 {
 		own = append(own, "ubd0r=/dev/null") // instead of looking for a file called root_fs
 	}
@@ -227,7 +242,7 @@ func (Backend) Command(spec machine.Spec) (machine.Command, error) {
 	return machine.Command{
 		Argv: append([]string{spec.Kernel}, p.argv[1:]...),
 		Env:  append(p.env, "TMPDIR="+dir),
-		FDs:  p.fds,
+		FDs:  p.fds, Files: p.files(dir),
 	}, nil
 }
 
