@@ -210,14 +210,14 @@ func withoutRuntime(getenv func(string) string) func(string) string {
 	}
 }
 
-// modules are those that a machine loads at boot. IPv6 is one in Debian's
-// user-mode-linux; without a network nobody misses it.
-func modules(m *lab.Machine) []string {
-	out := m.Modules
-	if len(m.Networks) > 0 {
-		out = append([]string{"ipv6"}, out...)
+// ipv6 is the module that a machine's networks want, where the kernel has it as
+// one, as Debian's user-mode-linux does: a kernel of the person's own may do
+// without IPv6, and without a network nobody misses it.
+func ipv6(m *lab.Machine) []string {
+	if len(m.Networks) == 0 {
+		return nil
 	}
-	return out
+	return []string{"ipv6"}
 }
 
 // imageFor is a machine's image in the machine's architecture.
@@ -263,9 +263,10 @@ func hasUML() bool { return build.HostArch() == "amd64" }
 // kernel gets the machine's kernel, which decides what can run it.
 func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image) (*build.Kernel, error) {
 	arch := img.Arch
-	req := build.KernelRequest{Release: img.Release, Arch: arch, Modules: modules(m), Optional: qemu.Backend{MicroVM: m.Type == lab.TypeMicroVM}.Guest(arch).Modules}
+	guest := qemu.Backend{MicroVM: m.Type == lab.TypeMicroVM}.Guest(arch)
+	req := build.KernelRequest{Release: img.Release, Arch: arch, Modules: m.Modules, Optional: slices.Concat(guest.Modules, ipv6(m))}
 	if m.Root == lab.RootDisk {
-		req.Optional = append(slices.Clone(req.Optional), "ext4")
+		req.Optional = append(req.Optional, "ext4")
 	}
 	own := m.Kernel
 	if own == "" && build.IsPath(img.Kernel) {
@@ -286,7 +287,7 @@ func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image) (*
 		return k, nil
 	}
 	if m.Backend == lab.BackendUML || m.Backend == lab.BackendAuto && m.Type == lab.TypeDefault && hasUML() && arch == build.HostArch() {
-		return p.builder.UML(ctx, kernel.UMLSuites(host.New().XState()), modules(m))
+		return p.builder.UML(ctx, kernel.UMLSuites(host.New().XState()), slices.Concat(m.Modules, ipv6(m)))
 	}
 	req.Flavour = img.Kernel
 	return p.builder.Linux(ctx, req)
