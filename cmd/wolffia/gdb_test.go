@@ -155,8 +155,12 @@ func TestGDBAttach(t *testing.T) {
 		status int
 		says   string
 	}{
-		{[]string{"--attach", "nobody"}, 1, `no process in machine "wolffia" is called nobody`},
-		{[]string{"--", "nosuch"}, 1, "debug nosuch: there is no program of this name in the machine"},
+		{[]string{"--attach", "nobody"}, 1, `no process in machine "wolffia" is called "nobody"`},
+		{[]string{"--", "nosuch"}, 1, `debug "nosuch": there is no program of this name in the machine`},
+		{[]string{"--", "/etc"}, 1, "Permission denied; give a program of the machine"},
+		{[]string{"--symbols", "nosuch", "--", "ls"}, 2, "/nosuch: no such file or directory"},
+		{[]string{"--gdb", "./nosuch", "--", "ls"}, 2, "/nosuch: no such file or directory"},
+		{[]string{"--input", ".", "--", "ls"}, 2, "it is a folder"},
 		{[]string{"--", "/bin/nosuch"}, 1, "give a program of the machine"},
 		{[]string{"--attach", "nc", "--", "ls"}, 2, "--attach nc debugs what runs already"},
 		{nil, 2, "what to debug"},
@@ -267,7 +271,11 @@ func TestStrace(t *testing.T) {
 			}
 		})
 	}
-	o := p.run(t, call{}, "strace", "-q", "--", "ls", "/etc/hosts")
+	o := p.try(t, call{}, "strace", "-q", "-o", "/dev/full", "--", "true")
+	if o.status != 1 || !strings.HasSuffix(o.err, "wolffia: write the trace: write /dev/full: no space left on device\n") {
+		t.Error(o)
+	}
+	o = p.run(t, call{}, "strace", "-q", "--", "ls", "/etc/hosts")
 	if o.out != "/etc/hosts\n" || !strings.HasPrefix(o.err, `execve("/usr/bin/ls", ["ls", "/etc/hosts"]`) || !strings.HasSuffix(o.err, "+++ exited with 0 +++\n") {
 		t.Error(o)
 	}

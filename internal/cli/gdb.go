@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -98,9 +99,12 @@ in the folder that --kernel names, with the kernel's own scripts for gdb, or fro
 		o.args = append(o.args, "-x", inDir(env.Dir, s))
 		return nil
 	})
-	f.BoolFunc("batch", "have gdb end after the commands given, without questions; also as -batch", func(string) error {
-		o.args = append(o.args, "-batch")
-		return nil
+	f.BoolFunc("batch", "have gdb end after the commands given, without questions; also as -batch", func(s string) error {
+		yes, err := strconv.ParseBool(s)
+		if yes {
+			o.args = append(o.args, "-batch")
+		}
+		return err
 	})
 	f.Func("gdb-arg", "a further argument of gdb's", func(s string) error {
 		o.args = append(o.args, s)
@@ -153,8 +157,43 @@ func (o *gdbOptions) check(argv []string) error {
 	return nil
 }
 
+// find finds what the flags name on the host, before anything is built.
+func (o *gdbOptions) find(env Env) error {
+	if o.program != "" {
+		if strings.Contains(o.program, "/") {
+			o.program = inDir(env.Dir, o.program)
+		}
+		path, err := exec.LookPath(o.program)
+		if err != nil {
+			return usagef("--gdb: %v", err)
+		}
+		o.program = path
+	}
+	for i, s := range o.symbols {
+		o.symbols[i] = inDir(env.Dir, s)
+		if info, err := os.Stat(o.symbols[i]); err != nil {
+			return usagef("--symbols: %v", err)
+		} else if !info.IsDir() && !o.machine {
+			return usagef("--symbols %s: it is no folder", s)
+		}
+	}
+	if o.input == "" {
+		return nil
+	}
+	o.input = inDir(env.Dir, o.input)
+	if info, err := os.Stat(o.input); err != nil {
+		return usagef("--input: %v", err)
+	} else if info.IsDir() {
+		return usagef("--input %s: it is a folder", o.input)
+	}
+	return nil
+}
+
 func (o *gdbOptions) run(ctx context.Context, env Env, sig *signals, name string, argv []string) error {
 	if err := o.check(argv); err != nil {
+		return err
+	}
+	if err := o.find(env); err != nil {
 		return err
 	}
 	screen := o.renderer(env)
@@ -257,11 +296,11 @@ func (o *gdbOptions) debugProgram(ctx context.Context, d *debugger, p *project, 
 	}
 	defer release()
 	for _, s := range o.symbols {
-		d.session.Symbols = append(d.session.Symbols, debug.Symbols(inDir(d.env.Dir, s)))
+		d.session.Symbols = append(d.session.Symbols, debug.Symbols(s))
 	}
 	what := debug.Program{Argv: argv}
 	if o.input != "" {
-		f, err := os.Open(inDir(d.env.Dir, o.input))
+		f, err := os.Open(o.input)
 		if err != nil {
 			return &usageError{err}
 		}
@@ -410,20 +449,17 @@ func (o *gdbOptions) process(ctx context.Context, c *access.Client, name string)
 	case err != nil:
 		return 0, err
 	case len(pids) == 0:
-		return 0, fmt.Errorf("no process in machine %q is called %s", name, quoted(o.attach))
+		return 0, fmt.Errorf("no process in machine %q is called %q", name, o.attach)
 	case len(pids) > 1:
-		return 0, fmt.Errorf("several processes in machine %q are called %s; give the number of one: %s", name, quoted(o.attach), strings.Trim(fmt.Sprint(pids), "[]"))
+		return 0, fmt.Errorf("several processes in machine %q are called %q; give the number of one: %s", name, o.attach, strings.Trim(fmt.Sprint(pids), "[]"))
 	}
 	return pids[0], nil
 }
 
 // positive reads a number of decimal digits.
 func positive(s string) (int, bool) {
-	n := 0
-	if _, err := fmt.Sscanf(s, "%d", &n); err != nil || n <= 0 || fmt.Sprint(n) != s {
-		return 0, false
-	}
-	return n, true
+	n, err := strconv.ParseUint(s, 10, 31)
+	return int(n), err == nil && n > 0
 }
 
 // kindSysroot are folders of the store with the programs of an image.

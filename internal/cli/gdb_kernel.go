@@ -60,7 +60,7 @@ func (o *gdbOptions) vmlinux(d *debugger, p *project, r *ready) error {
 		release = r.kernel.Release
 	}
 	for _, s := range o.symbols {
-		file, err := debug.KernelSymbols(inDir(d.env.Dir, s), release)
+		file, err := debug.KernelSymbols(s, release)
 		if err != nil {
 			return &usageError{err}
 		}

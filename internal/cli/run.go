@@ -217,10 +217,10 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 	cmd.Signals = passing
 	defer sig.pass(passOn(passing, func() { end(statusError(ExitInterrupted)) }))()
 	status, err := client.Run(running, cmd)
-	if aerr := after(); err == nil {
-		err = aerr
-	}
+	broken := after()
 	switch {
+	case err == nil && broken != nil:
+		return broken
 	case err == nil && status.Code == 0:
 		return nil
 	case err == nil:

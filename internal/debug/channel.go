@@ -30,9 +30,11 @@ func OpenChannel(ctx context.Context, c *access.Client, w io.Writer) (*Channel, 
 	// input ends. The pipe ends after that when all writers have closed it.
 	input, near := io.Pipe()
 	ch := &Channel{input: near, ended: make(chan struct{})}
-	first := &firstLine{rest: w, got: make(chan string, 1)}
+	ctx, cancel := context.WithCancelCause(ctx)
+	first := &firstLine{rest: w, broken: cancel, got: make(chan string, 1)}
 	go func() {
 		defer close(ch.ended)
+		defer cancel(nil)
 		defer input.Close()
 		var status access.Status
 		status, ch.err = c.Run(ctx, access.Command{Argv: []string{"sh", "-c", "echo $$; exec cat"}, Stdin: input, Stdout: first})
@@ -64,15 +66,16 @@ func (c *Channel) Close() error {
 
 // firstLine takes the first line off a stream.
 type firstLine struct {
-	rest io.Writer
-	got  chan string
-	line []byte
-	done bool
+	rest   io.Writer
+	broken func(error) // told why the rest can't be written, since nobody waits for what Write says
+	got    chan string
+	line   []byte
+	done   bool
 }
 
 func (f *firstLine) Write(b []byte) (int, error) {
 	if f.done {
-		return f.rest.Write(b)
+		return f.pass(b)
 	}
 	line, rest, whole := bytes.Cut(append(f.line, b...), []byte("\n"))
 	f.line = line
@@ -82,9 +85,17 @@ func (f *firstLine) Write(b []byte) (int, error) {
 	f.done = true
 	f.got <- string(line)
 	if len(rest) > 0 {
-		if _, err := f.rest.Write(rest); err != nil {
+		if _, err := f.pass(rest); err != nil {
 			return 0, err
 		}
 	}
 	return len(b), nil
+}
+
+func (f *firstLine) pass(b []byte) (int, error) {
+	n, err := f.rest.Write(b)
+	if err != nil {
+		f.broken(err)
+	}
+	return n, err
 }

@@ -71,7 +71,7 @@ type ServeError struct {
 }
 
 func (e *ServeError) Error() string {
-	return fmt.Sprintf("debug %s: gdbserver in the machine gives up: %s", e.Program, e.Said)
+	return fmt.Sprintf("debug %q: gdbserver in the machine gives up: %s", e.Program, e.Said)
 }
 
 // Fix says what to do about it; empty where nobody knows.
@@ -113,7 +113,7 @@ func Serve(ctx context.Context, c *access.Client, p Program) (*Server, error) {
 	case <-s.ended:
 		cancel()
 		if s.err != nil {
-			return nil, fmt.Errorf("debug %s: %w", name, s.err)
+			return nil, fmt.Errorf("debug %q: %w", name, s.err)
 		}
 		return nil, m.failure(name)
 	}
@@ -135,13 +135,13 @@ func find(ctx context.Context, c *access.Client, name string) (string, error) {
 		return name, nil
 	}
 	var out bytes.Buffer
-	status, err := c.Run(ctx, access.Command{Argv: []string{"which", name}, Stdout: &out})
+	status, err := c.Run(ctx, access.Command{Argv: []string{"which", "--", name}, Stdout: &out})
 	path := strings.TrimSuffix(out.String(), "\n")
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("debug %s: %w", name, err)
+		return "", fmt.Errorf("debug %q: %w", name, err)
 	case status.Code != 0 || !strings.HasPrefix(path, "/"):
-		return "", fmt.Errorf("debug %s: there is no program of this name in the machine", name)
+		return "", fmt.Errorf("debug %q: there is no program of this name in the machine", name)
 	}
 	return path, nil
 }
@@ -305,11 +305,11 @@ func (m *messages) flush() {
 func (m *messages) failure(name string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := &ServeError{Program: name, Said: strings.Join(strings.Fields(string(m.said)), " ")}
+	e := &ServeError{Program: name, Said: strings.TrimSuffix(strings.Join(strings.Fields(string(m.said)), " "), " Exiting")}
 	switch {
 	case strings.Contains(e.Said, "gdbserver: not found"):
 		e.Said, e.fix = "it is not there", "add gdbserver to the packages of the machine's image"
-	case strings.Contains(e.Said, "exited with code 127"):
+	case strings.Contains(e.Said, "exited with code 127"), strings.Contains(e.Said, "exited with code 126"):
 		e.Said, _, _ = strings.Cut(e.Said, " During startup")
 		e.fix = "give a program of the machine, by its path or a name in its PATH"
 	case e.Said == "":

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -72,15 +73,17 @@ func TestMessagesOutput(t *testing.T) {
 // TestFailure says why gdbserver did not come as far as to listen.
 func TestFailure(t *testing.T) {
 	for text, want := range map[string]string{
-		"/bin/sh: exec: line 0: gdbserver: not found\n":                                                 "add gdbserver",
-		"/bin/sh: exec: line 0: /x: not found\nDuring startup program exited with code 127.\nExiting\n": "give a program",
+		"/bin/sh: exec: line 0: gdbserver: not found\n":                                                         "add gdbserver",
+		"/bin/sh: exec: line 0: /x: not found\nDuring startup program exited with code 127.\nExiting\n":         "give a program",
+		"/bin/sh: exec: line 0: /x: Permission denied\nDuring startup program exited with code 126.\nExiting\n": "give a program",
+		"Cannot attach to process 99: No such process (3)\nExiting\n":                                           "",
 		"": "",
 	} {
 		m := &messages{listening: make(chan struct{})}
 		m.Write([]byte(text))
 		m.flush()
 		var e *ServeError
-		if err := m.failure("/x"); !errors.As(err, &e) || e.Said == "" || !strings.Contains(e.Fix(), want) {
+		if err := m.failure("/x"); !errors.As(err, &e) || e.Said == "" || strings.HasSuffix(e.Said, "Exiting") || !strings.Contains(e.Fix(), want) {
 			t.Errorf("%q: %v, fix %q", text, err, e.Fix())
 		}
 	}
@@ -227,7 +230,8 @@ func TestSymbols(t *testing.T) {
 // TestFirstLine takes the first line off, and bounds it.
 func TestFirstLine(t *testing.T) {
 	var rest bytes.Buffer
-	f := &firstLine{rest: &rest, got: make(chan string, 1)}
+	var broken error
+	f := &firstLine{rest: &rest, broken: func(err error) { broken = err }, got: make(chan string, 1)}
 	for _, s := range []string{"12", "3\nmo", "re\n"} {
 		f.Write([]byte(s))
 	}
@@ -238,5 +242,14 @@ func TestFirstLine(t *testing.T) {
 	f.Write(bytes.Repeat([]byte("1"), 100))
 	if len(<-f.got) != 100 {
 		t.Error("a line without an end is waited for")
+	}
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	f = &firstLine{rest: full, broken: func(err error) { broken = err }, got: make(chan string, 1)}
+	if f.Write([]byte("1\nmore\n")); !errors.Is(broken, syscall.ENOSPC) {
+		t.Errorf("a full disk is %v", broken)
 	}
 }
