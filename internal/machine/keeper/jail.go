@@ -37,7 +37,7 @@ const (
 	ReadWrite MountKind = "read-write" // From
 	Device    MountKind = "device"     // From, a device node
 	Memory    MountKind = "memory"     // an empty tmpfs
-	Processes MountKind = "processes"  // /proc
+	Processes MountKind = "processes"  // /proc, which can't be written to
 )
 
 // NoJailError is a host that does not let this process make mount namespaces, or
@@ -143,11 +143,15 @@ func (m Mount) mount(root string) error {
 		if m.Kind == Memory {
 			return unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=700,size="+strconv.FormatInt(m.Size, 10))
 		}
-		err := unix.Mount("proc", at, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+		const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+		err := unix.Mount("proc", at, "proc", flags, "")
 		if errors.Is(err, unix.EPERM) { // in a container that hides parts of its own
 			err = unix.Mount("/proc", at, "", unix.MS_BIND|unix.MS_REC, "")
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return restrict(at, flags|unix.MS_RDONLY) // /proc/sys is root's
 	}
 	if err := m.point(at); err != nil {
 		return err
@@ -158,14 +162,11 @@ func (m Mount) mount(root string) error {
 	if m.Kind == Device {
 		return nil
 	}
-	flags, err := flagsOf(at)
-	if err != nil {
-		return err
-	}
+	var flags uintptr = unix.MS_NOSUID | unix.MS_NODEV
 	if m.Kind == ReadOnly {
 		flags |= unix.MS_RDONLY
 	}
-	return unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOSUID|unix.MS_NODEV|flags, "")
+	return restrict(at, flags)
 }
 
 // point makes what m can be mounted on.
@@ -187,12 +188,12 @@ func (m Mount) point(at string) error {
 	return f.Close()
 }
 
-// flagsOf gives the flags of the mount at a path that a mount namespace of a
-// user namespace must keep (mount_namespaces(7)).
-func flagsOf(at string) (flags uintptr, err error) {
+// restrict adds flags to a mount, and keeps those that a mount namespace of a user
+// namespace must keep (mount_namespaces(7)).
+func restrict(at string, flags uintptr) error {
 	var s unix.Statfs_t
 	if err := unix.Statfs(at, &s); err != nil {
-		return 0, err
+		return err
 	}
 	for _, f := range []struct{ stat, mount uintptr }{
 		{unix.ST_RDONLY, unix.MS_RDONLY}, {unix.ST_NOEXEC, unix.MS_NOEXEC}, {unix.ST_NOATIME, unix.MS_NOATIME},
@@ -202,7 +203,7 @@ func flagsOf(at string) (flags uintptr, err error) {
 			flags |= f.mount
 		}
 	}
-	return flags, nil
+	return unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_BIND|flags, "")
 }
 
 // failed packs a step that failed for the parent.

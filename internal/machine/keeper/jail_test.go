@@ -30,7 +30,7 @@ func TestJail(t *testing.T) {
 	put("fixed/word", "fixed\n")
 	single := put("single", "single\n")
 	script := put("script", strings.ReplaceAll(`cat /fixed/word /one; echo new >/open/new && cat /open/new
-echo x >/fixed/x || echo kept; echo x >/x || echo kept; echo x >/one || echo kept
+echo x >/fixed/x || echo kept; echo x >/x || echo kept; echo x >/one || echo kept; echo x >/proc/self/comm || echo kept
 ln -s SECRET /open/link; cat /open/link SECRET ../secret ../../../../../../../../..SECRET
 mkdir /open/d; cd /open/d; cat SECRET ../../SECRET
 cd /; mknod /open/null c 1 3 && echo x >/open/null && echo device
@@ -67,7 +67,7 @@ echo x >/dev/null && echo null; echo x >/mem/x && cat /mem/x; ls /proc | grep -c
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "fixed\nsingle\nnew\nkept\nkept\nkept\nnull\nx\n1\nCapAmb:\t0000000000000000\n"
+	want := "fixed\nsingle\nnew\nkept\nkept\nkept\nkept\nnull\nx\n1\nCapAmb:\t0000000000000000\n"
 	if !strings.HasPrefix(string(said), want) || !strings.HasSuffix(string(said), "\nusr\n") {
 		t.Errorf("it says %q, want %q", said, want)
 	}
