@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,6 +58,9 @@ func (b *Builder) LocalKernel(ctx context.Context, path string, req KernelReques
 	if l.Bare && len(req.Modules) > 0 {
 		b.note("get kernel", path, "kernel %s comes without modules: %s must be built into it", path, strings.Join(req.Modules, ", "))
 	}
+	if err := b.noteMissing(path, l, req); err != nil {
+		return nil, err
+	}
 	if err := b.unpackLocal(ctx, k, l); err != nil {
 		k.Close()
 		return nil, err
@@ -67,6 +71,31 @@ func (b *Builder) LocalKernel(ctx context.Context, path string, req KernelReques
 	}
 	return k, nil
 }
+
+// wanted are options of a kernel's configuration that every machine does best
+// with: it starts in an initramfs, with scripts, and is entered by ssh.
+var wanted = []string{
+	"BLK_DEV_INITRD", "BINFMT_ELF", "BINFMT_SCRIPT", "PROC_FS", "SYSFS", "TMPFS", "DEVTMPFS", "UNIX98_PTYS",
+	"MULTIUSER", "INET", "NET_NS",
+}
+
+// noteMissing says what a small kernel lacks, so that a machine that does not
+// come up is no riddle. It may still do what the person wants.
+func (b *Builder) noteMissing(path string, l *kernel.Local, req KernelRequest) error {
+	names := append(slices.Clone(wanted), "UML_NET_VECTOR")
+	if l.Info.Format != kernel.UML {
+		names = slices.Concat(wanted, req.Optional)
+	}
+	missing, err := l.Without(names)
+	missing = slices.DeleteFunc(missing, func(name string) bool { return slices.Contains(spare, name) })
+	if err == nil && len(missing) > 0 {
+		b.note("get kernel", path, "kernel %s lacks %s, which machines of this kind want", path, strings.Join(missing, ", "))
+	}
+	return err
+}
+
+// spare are modules that machines load where a kernel has them, and do without.
+var spare = []string{"virtio_rng", "virtio_input", "ipv6"}
 
 // unpackLocal puts an image that unpacks itself into the store as one that
 // needs not, named by its content.

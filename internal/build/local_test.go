@@ -91,7 +91,7 @@ func TestLocalGzip(t *testing.T) {
 // is what boots.
 func TestLocalTree(t *testing.T) {
 	ctx := context.Background()
-	b, _ := builder(t)
+	b, said := builder(t)
 	stock, err := b.Linux(ctx, KernelRequest{Release: "trixie", Arch: "amd64"})
 	if err != nil {
 		t.Fatal(err)
@@ -141,6 +141,14 @@ func TestLocalTree(t *testing.T) {
 		t.Errorf("%+v, %v", again, err)
 	}
 	again.Close()
+	if k, err := b.LocalKernel(ctx, dir, KernelRequest{Arch: "amd64", Optional: []string{"virtio_net", "virtio_nte", "virtio_rng"}}); err != nil {
+		t.Error(err)
+	} else {
+		k.Close()
+	}
+	if want := "lacks virtio_nte, which"; !strings.Contains(strings.Join(*said, "\n"), want) {
+		t.Errorf("no note %q: %q", want, *said)
+	}
 	var unknown *kernel.UnknownModuleError
 	if _, err := b.LocalKernel(ctx, dir, KernelRequest{Arch: "amd64", Modules: []string{"virtio_nte"}}); !errors.As(err, &unknown) || unknown.Nearest != "virtio_net" {
 		t.Errorf("%v", err)

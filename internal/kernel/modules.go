@@ -213,6 +213,24 @@ func (k *Kernel) Closure(names []string, optional ...string) ([]Module, error) {
 	return c.out, nil
 }
 
+// Without gives those of names, of modules or of options of the configuration,
+// that the kernel has neither as a module nor built in. Of a kernel whose
+// configuration is not known nothing can be said.
+func (k *Kernel) Without(names []string) ([]string, error) {
+	x, err := k.modules()
+	if err != nil || k.Config == "" {
+		return nil, err
+	}
+	var out []string
+	for _, word := range names {
+		name := canonical(word)
+		if x.paths[name] == "" && !x.builtin[name] && k.Has(strings.ToUpper(name)) != "y" {
+			out = append(out, word)
+		}
+	}
+	return out, nil
+}
+
 type closure struct {
 	k     *Kernel
 	x     *moduleIndex
