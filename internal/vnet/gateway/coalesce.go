@@ -38,6 +38,7 @@ type segment struct {
 
 const (
 	tcpACK = 0x10
+	tcpSYN = 0x02
 	tcpPSH = 0x08
 	// maxJoined is the longest IP packet.
 	maxJoined = 65535
@@ -75,10 +76,10 @@ func parseSegment(f []byte) (s segment, ok bool) {
 }
 
 // add takes a frame. The buffer may be reused when it returns.
-func (c *coalescer) add(f []byte) {
+func (c *coalescer) add(from guest, f []byte) {
 	s, ok := parseSegment(f)
 	if !ok {
-		c.deliver(newInbound(f))
+		c.deliver(newInbound(from, f))
 		return
 	}
 	f = f[:s.end] // without Ethernet's padding
@@ -96,13 +97,13 @@ func (c *coalescer) add(f []byte) {
 		c.flushOne(i)
 	}
 	if !plain || flags&tcpPSH != 0 {
-		c.deliver(newInbound(f))
+		c.deliver(newInbound(from, f))
 		return
 	}
 	if c.n == len(c.flows) {
 		c.flushOne(0)
 	}
-	pkt, frame := inboundView(f)
+	pkt, frame := inboundView(from, f)
 	c.flows[c.n] = joined{
 		pkt: pkt, frame: frame, seg: s, total: s.end - s.data,
 		next: binary.BigEndian.Uint32(f[s.tcp+4:]) + uint32(s.end-s.data),

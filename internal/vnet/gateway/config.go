@@ -11,7 +11,9 @@ import (
 )
 
 // Config describes a gateway. The zero value is a network as QEMU's: see the
-// fields. It is plain data; New copies what it needs.
+// fields. It is plain data; New copies what it needs. Names, DHCP, Reservations
+// and Forwards can be changed while the gateway runs; for the other fields it
+// must be started anew.
 type Config struct {
 	// Subnet is the IPv4 network; the zero value means 10.0.2.0/24. Of its
 	// host numbers 2 is the gateway, 3 the DNS server, and leases start at 15,
@@ -43,9 +45,13 @@ type Config struct {
 	// answered here and never asked elsewhere.
 	Domain string
 	// Names are the network's names, with or without the domain, and their
-	// addresses. "gateway" and "host" (the gateway's address) and "dns" are
-	// there unless given here.
+	// addresses, which may lie anywhere: those of a machine on another network
+	// are answered as they are given. A name with no addresses does not exist,
+	// and is not asked for elsewhere either. "gateway" and "host" (the gateway's
+	// address) and "dns" are there unless given here.
 	Names map[string][]netip.Addr
+	// DHCP says how addresses are given out, and what guests are told besides.
+	DHCP DHCP
 	// Reservations are fixed leases by hardware address.
 	Reservations []Reservation
 	// Forwards are ports of the host that lead to guests.
@@ -134,12 +140,20 @@ func (c *Config) check() error {
 			return fmt.Errorf("domain %q: labels of letters, digits and hyphens are needed", c.Domain)
 		}
 	}
-	return c.checkReservations()
+	if err := c.DHCP.check(c); err != nil {
+		return err
+	}
+	return c.checkReservations(c.Reservations)
 }
 
-func (c *Config) checkReservations() error {
+// hostAddr says whether an IPv4 address can be a host's in the subnet.
+func (c *Config) hostAddr(a netip.Addr) bool {
+	return c.Subnet.Contains(a) && a != c.Subnet.Addr() && a != lastAddr(c.Subnet)
+}
+
+func (c *Config) checkReservations(list []Reservation) error {
 	macs, addrs := map[string]bool{}, map[netip.Addr]bool{}
-	for _, r := range c.Reservations {
+	for _, r := range list {
 		where := fmt.Sprintf("reservation for %v (%s)", r.MAC, r.Name)
 		if len(r.MAC) != 6 || r.MAC[0]&1 != 0 {
 			return errors.New(where + ": a unicast Ethernet address is needed")
@@ -152,7 +166,7 @@ func (c *Config) checkReservations() error {
 			continue
 		}
 		switch {
-		case !c.Subnet.Contains(r.Addr), r.Addr == c.Subnet.Addr(), r.Addr == lastAddr(c.Subnet):
+		case !c.hostAddr(r.Addr):
 			return fmt.Errorf("%s: %v is no host address of %v", where, r.Addr, c.Subnet)
 		case r.Addr == c.Gateway() || r.Addr == c.DNS():
 			return fmt.Errorf("%s: %v belongs to the gateway", where, r.Addr)
@@ -178,6 +192,9 @@ func (c Config) DNS6() netip.Addr { return c.number6(3) }
 
 // FirstLease is the first IPv4 address that DHCP gives out.
 func (c Config) FirstLease() netip.Addr {
+	if c.DHCP.First.IsValid() {
+		return c.DHCP.First
+	}
 	p := c.subnet()
 	if p.Bits() > 27 {
 		return hostNumber(p, 4)

@@ -21,22 +21,25 @@ const offerTime = time.Minute
 // dhcpServer is a DHCPv4 server (RFC 2131, RFC 2132) for one subnet. It answers
 // to the hardware address and the relay-less case only.
 type dhcpServer struct {
-	g     *Gateway
-	first netip.Addr
+	g *Gateway
 
 	mu     sync.Mutex
+	conf   DHCP
 	byMAC  map[[6]byte]*lease
 	byAddr map[netip.Addr]*lease
+	byName map[string]*lease
+	room   share // how many addresses each guest has without a reservation
 }
 
-// lease binds an address to a guest. A declined one has no guest.
+// lease binds an address to a card. A declined one has no card.
 type lease struct {
 	mac      [6]byte
 	addr     netip.Addr
 	name     string // as the guest or the reservation says
 	reserved bool
-	until    time.Time
-	declined bool
+	owner    guest // who holds room for it
+	holds    bool
+	until    time.Time // zero for one that was never given out
 }
 
 // Lease is one guest's address.
@@ -47,36 +50,22 @@ type Lease struct {
 }
 
 func newDHCPServer(g *Gateway) *dhcpServer {
-	d := &dhcpServer{g: g, first: g.cfg.FirstLease(), byMAC: map[[6]byte]*lease{}, byAddr: map[netip.Addr]*lease{}}
-	for _, r := range g.cfg.Reservations {
-		l := &lease{mac: [6]byte(r.MAC), addr: r.Addr, name: r.Name, reserved: true}
-		d.byMAC[l.mac] = l
-		if r.Addr.IsValid() {
-			d.byAddr[r.Addr] = l
-		}
-	}
-	// Reservations that leave the address to the server get theirs at once, in
-	// the order given, so that names work before the guest has asked.
-	for _, r := range g.cfg.Reservations {
-		if l := d.byMAC[[6]byte(r.MAC)]; !l.addr.IsValid() {
-			if a, ok := d.free(netip.Addr{}, time.Time{}); ok {
-				l.addr, d.byAddr[a] = a, l
-			}
-		}
-	}
+	d := &dhcpServer{g: g, byMAC: map[[6]byte]*lease{}, byAddr: map[netip.Addr]*lease{}, byName: map[string]*lease{}}
+	d.configure(g.cfg.DHCP)
+	d.reserve(g.cfg.Reservations)
 	return d
 }
 
 // handle takes the payload of a datagram to port 67.
-func (d *dhcpServer) handle(mac [6]byte, payload []byte) {
-	if reply, to := d.answer(mac, payload, time.Now()); reply != nil {
+func (d *dhcpServer) handle(from guest, mac [6]byte, payload []byte) {
+	if reply, to := d.answer(from, mac, payload, time.Now()); reply != nil {
 		src := netip.AddrPortFrom(d.g.cfg.Gateway(), portDHCP)
 		d.g.link.send(udp4Frame(d.g.mac, mac, src, netip.AddrPortFrom(to, portDHCPGuest), reply))
 	}
 }
 
 // answer gives the payload to send back, and to which address.
-func (d *dhcpServer) answer(mac [6]byte, payload []byte, now time.Time) (reply []byte, to netip.Addr) {
+func (d *dhcpServer) answer(from guest, mac [6]byte, payload []byte, now time.Time) (reply []byte, to netip.Addr) {
 	if d.g.cfg.NoDHCP {
 		return nil, to
 	}
@@ -87,7 +76,7 @@ func (d *dhcpServer) answer(mac [6]byte, payload []byte, now time.Time) (reply [
 	if [6]byte(req.ClientHWAddr) != mac {
 		return nil, to // for somebody else: leases are bound to the card that asks
 	}
-	kind, addr := d.decide(mac, req, now)
+	kind, addr := d.decide(from, mac, req, now)
 	if kind == dhcpv4.MessageTypeNone {
 		return nil, to
 	}
@@ -104,6 +93,7 @@ func (d *dhcpServer) answer(mac [6]byte, payload []byte, now time.Time) (reply [
 			m.UpdateOption(dhcpv4.OptIPAddressLeaseTime(leaseTime))
 		}
 		d.options(m, mac)
+		shorten(m, req)
 	}
 	return pad(m.ToBytes()), replyTo(req, m, kind)
 }
@@ -150,11 +140,57 @@ func (d *dhcpServer) options(m *dhcpv4.DHCPv4, mac [6]byte) {
 	if l := d.byMAC[mac]; l != nil && l.reserved && l.name != "" {
 		m.UpdateOption(dhcpv4.OptHostName(l.name))
 	}
+	d.bootOptions(m)
+	for code, value := range d.conf.Options {
+		if len(value) == 0 {
+			delete(m.Options, code)
+			continue
+		}
+		m.Options[code] = value
+	}
+}
+
+// bootOptions tells where the file is that a guest may boot, in the fields of
+// BOOTP and in the options that stand for them (RFC 2132, 9.4 and 9.5): each is
+// what some firmware reads.
+func (d *dhcpServer) bootOptions(m *dhcpv4.DHCPv4) {
+	server := d.conf.NextServer
+	if !server.IsValid() {
+		if d.conf.BootFile == "" && d.conf.TFTP == "" {
+			return
+		}
+		server = d.g.cfg.Gateway()
+	}
+	m.ServerIPAddr = server.AsSlice()
+	m.UpdateOption(dhcpv4.OptTFTPServerName(server.String()))
+	if d.conf.BootFile != "" {
+		m.BootFileName = d.conf.BootFile
+		m.UpdateOption(dhcpv4.OptBootFileName(d.conf.BootFile))
+	}
+}
+
+// shorten leaves options out of an answer that is longer than the client takes
+// (RFC 2132, 9.10; RFC 2131, 2), those first that it has not asked for.
+func shorten(m, req *dhcpv4.DHCPv4) {
+	room := 576
+	if size, err := req.MaxMessageSize(); err == nil {
+		room = max(room, int(size))
+	}
+	room -= 28 // the headers of IP and UDP
+	asked := req.ParameterRequestList()
+	for _, keep := range []bool{true, false} {
+		for code := 254; code > 0 && len(m.ToBytes()) > room; code-- {
+			c := uint8(code)
+			if _, there := m.Options[c]; there && !serverOption(c) && c != 1 && c != 3 && !(keep && asked.Has(dhcpv4.GenericOptionCode(c))) {
+				delete(m.Options, c)
+			}
+		}
+	}
 }
 
 // decide says what to answer, and for offers and acknowledgements with which
 // address (RFC 2131, 4.3).
-func (d *dhcpServer) decide(mac [6]byte, req *dhcpv4.DHCPv4, now time.Time) (dhcpv4.MessageType, netip.Addr) {
+func (d *dhcpServer) decide(from guest, mac [6]byte, req *dhcpv4.DHCPv4, now time.Time) (dhcpv4.MessageType, netip.Addr) {
 	none := netip.Addr{}
 	wanted, _ := netip.AddrFromSlice(req.RequestedIPAddress().To4())
 	server, _ := netip.AddrFromSlice(req.ServerIdentifier().To4())
@@ -163,7 +199,7 @@ func (d *dhcpServer) decide(mac [6]byte, req *dhcpv4.DHCPv4, now time.Time) (dhc
 	defer d.mu.Unlock()
 	switch req.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
-		if l := d.assign(mac, wanted, now); l != nil {
+		if l := d.assign(from, mac, wanted, now); l != nil {
 			d.named(l, req)
 			return dhcpv4.MessageTypeOffer, l.addr
 		}
@@ -174,7 +210,7 @@ func (d *dhcpServer) decide(mac [6]byte, req *dhcpv4.DHCPv4, now time.Time) (dhc
 		if !wanted.IsValid() {
 			wanted = current // renewing
 		}
-		if l := d.assign(mac, wanted, now); l != nil && l.addr == wanted {
+		if l := d.assign(from, mac, wanted, now); l != nil && l.addr == wanted {
 			l.until = now.Add(leaseTime)
 			d.named(l, req)
 			return dhcpv4.MessageTypeAck, l.addr
@@ -192,67 +228,35 @@ func (d *dhcpServer) decide(mac [6]byte, req *dhcpv4.DHCPv4, now time.Time) (dhc
 	return dhcpv4.MessageTypeNone, none
 }
 
-// assign gives the guest's lease, if need be a new one, with the address that
-// it wants if that is free.
-func (d *dhcpServer) assign(mac [6]byte, wanted netip.Addr, now time.Time) *lease {
-	if l := d.byMAC[mac]; l != nil && l.addr.IsValid() {
-		return l
-	}
-	addr, ok := d.free(wanted, now)
-	if !ok {
-		return nil
-	}
-	if old := d.byAddr[addr]; old != nil {
-		delete(d.byMAC, old.mac)
-	}
-	l := &lease{mac: mac, addr: addr, until: now.Add(offerTime)}
-	if r := d.byMAC[mac]; r != nil {
-		l.reserved, l.name = r.reserved, r.name
-	}
-	d.byMAC[mac], d.byAddr[addr] = l, l
-	return l
-}
-
-// free finds an address: the wanted one, else the first that nobody ever had,
-// else the one whose lease ended first.
-func (d *dhcpServer) free(wanted netip.Addr, now time.Time) (netip.Addr, bool) {
-	usable := func(a netip.Addr) bool {
-		return d.g.cfg.Subnet.Contains(a) && a.Compare(d.first) >= 0 && a != lastAddr(d.g.cfg.Subnet) && !d.g.local[a]
-	}
-	if wanted.IsValid() && usable(wanted) && d.byAddr[wanted] == nil && len(d.byAddr) < maxLeases {
-		return wanted, true
-	}
-	var oldest *lease
-	for a, n := d.first, 0; usable(a) && n < maxLeases; a, n = a.Next(), n+1 {
-		l := d.byAddr[a]
-		if l == nil {
-			return a, true
-		}
-		if !l.reserved && l.until.Before(now) && (oldest == nil || l.until.Before(oldest.until)) {
-			oldest = l
-		}
-	}
-	if oldest == nil {
-		return netip.Addr{}, false
-	}
-	return oldest.addr, true
-}
-
-// decline sets an address aside that a guest found taken.
-func (d *dhcpServer) decline(mac [6]byte, addr netip.Addr, now time.Time) {
-	l := d.byMAC[mac]
-	if l == nil || l.addr != addr || l.reserved {
-		return
-	}
-	delete(d.byMAC, mac)
-	d.byAddr[addr] = &lease{addr: addr, declined: true, until: now.Add(leaseTime / 24)}
-}
-
-// named keeps the name that a guest gives itself.
+// named keeps the name that a guest gives itself, unless it is somebody's.
 func (d *dhcpServer) named(l *lease, req *dhcpv4.DHCPv4) {
 	name, _, _ := strings.Cut(strings.ToLower(req.HostName()), ".")
-	if !l.reserved && validLabel(name) {
-		l.name = name
+	if !l.reserved && name != l.name && validLabel(name) && d.byName[name] == nil {
+		d.rename(l, name)
+	}
+}
+
+// rename gives a lease a name, or none. A reservation's name is taken from a
+// guest that had given it to itself; of several reservations with one name the
+// first one answers to it.
+func (d *dhcpServer) rename(l *lease, name string) {
+	old := strings.ToLower(l.name)
+	l.name = name
+	if d.byName[old] == l && old != "" {
+		delete(d.byName, old)
+		for _, other := range d.byMAC {
+			if l.reserved && other.reserved && strings.EqualFold(other.name, old) {
+				d.byName[old] = other
+			}
+		}
+	}
+	name = strings.ToLower(name)
+	if has := d.byName[name]; has != nil && !has.reserved {
+		has.name = ""
+		delete(d.byName, name)
+	}
+	if name != "" && d.byName[name] == nil {
+		d.byName[name] = l
 	}
 }
 
@@ -275,10 +279,38 @@ func (d *dhcpServer) leases() []Lease {
 	var all []Lease
 	for _, l := range d.byMAC {
 		if l.addr.IsValid() {
-			all = append(all, Lease{MAC: net.HardwareAddr(l.mac[:]), Addr: l.addr, Name: l.name})
+			all = append(all, l.public())
 		}
 	}
 	return all
+}
+
+func (l *lease) public() Lease {
+	return Lease{MAC: net.HardwareAddr(append([]byte(nil), l.mac[:]...)), Addr: l.addr, Name: l.name}
+}
+
+// ofName gives the lease of a name, in lower case.
+func (d *dhcpServer) ofName(name string) (Lease, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if l := d.byName[name]; l != nil && l.addr.IsValid() {
+		return l.public(), true
+	}
+	return Lease{}, false
+}
+
+// nameOf gives the name of the guest that has an address, or a card.
+func (d *dhcpServer) nameOf(a netip.Addr, mac [6]byte) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l := d.byAddr[a]
+	if l == nil {
+		l = d.byMAC[mac]
+	}
+	if l == nil {
+		return ""
+	}
+	return l.name
 }
 
 // Leases lists the addresses that are reserved or given out, in no order.

@@ -43,7 +43,7 @@ func (g *Gateway) resolve(network, address string) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	addrs, _ := g.names.lookup(name, g.dhcp.leases())
+	addrs, _ := g.names.lookup(name)
 	for _, a := range addrs {
 		if fits(network, a) {
 			return netip.AddrPortFrom(a, uint16(n)), nil

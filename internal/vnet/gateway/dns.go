@@ -27,8 +27,8 @@ type dnsServer struct {
 	hostname string
 	packets  []*gonet.UDPConn
 	streams  []*gonet.TCPListener
-	inFlight chan struct{} // holds a token for each query being forwarded
-	conns    chan struct{} // holds a token for each TCP connection
+	inFlight *share // queries being forwarded
+	conns    *share // TCP connections
 }
 
 const (
@@ -45,8 +45,8 @@ func newDNSServer(g *Gateway) (*dnsServer, error) {
 		g:        g,
 		resolv:   followed[[]netip.AddrPort]{path: g.cfg.ResolvConf, parse: parseResolvConf},
 		hosts:    followed[hostsFile]{path: g.cfg.Hosts, parse: parseHosts},
-		inFlight: make(chan struct{}, maxDNSInFlight),
-		conns:    make(chan struct{}, maxDNSConns),
+		inFlight: newShare(maxDNSInFlight),
+		conns:    newShare(maxDNSConns),
 	}
 	d.hostname, _ = os.Hostname()
 	addrs := []netip.Addr{g.cfg.Gateway(), g.cfg.DNS()}
@@ -107,19 +107,24 @@ func (d *dnsServer) servePackets(u *gonet.UDPConn) {
 		if !forward {
 			continue
 		}
-		select {
-		case d.inFlight <- struct{}{}:
-		default:
+		asker := d.guestAt(from)
+		if !d.inFlight.take(asker) {
 			_, _ = u.WriteTo(failure(query, dnsmessage.RCodeServerFailure), from)
 			continue
 		}
 		if !d.g.tasks.start(func() {
-			defer func() { <-d.inFlight }()
+			defer d.inFlight.give(asker)
 			_, _ = u.WriteTo(d.forward(query, "udp"), from)
 		}) {
 			return
 		}
 	}
+}
+
+// guestAt says who uses an address.
+func (d *dnsServer) guestAt(a net.Addr) guest {
+	p, _ := netip.ParseAddrPort(a.String())
+	return d.g.near.of(p.Addr().Unmap())
 }
 
 func (d *dnsServer) serveStreams(l *gonet.TCPListener) {
@@ -128,14 +133,13 @@ func (d *dnsServer) serveStreams(l *gonet.TCPListener) {
 		if err != nil {
 			return
 		}
-		select {
-		case d.conns <- struct{}{}:
-		default:
+		asker := d.guestAt(c.RemoteAddr())
+		if !d.conns.take(asker) {
 			c.Close()
 			continue
 		}
 		if !d.g.tasks.start(func() {
-			defer func() { <-d.conns }()
+			defer d.conns.give(asker)
 			d.serveStream(c)
 		}) {
 			c.Close()
@@ -217,7 +221,7 @@ func (d *dnsServer) answer(h dnsmessage.Header, q dnsmessage.Question) []byte {
 		if !ok {
 			return nil
 		}
-		target, mine := d.g.names.reverse(a, d.g.dhcp.leases())
+		target, mine := d.g.names.reverse(a)
 		if !mine && !d.g.cfg.Restrict && !a.IsLoopback() {
 			target, mine = d.hosts.get().name[a]
 		}
@@ -226,7 +230,7 @@ func (d *dnsServer) answer(h dnsmessage.Header, q dnsmessage.Question) []byte {
 		}
 		return pointer(h, q, target)
 	}
-	addrs, mine := d.g.names.lookup(name, d.g.dhcp.leases())
+	addrs, mine := d.g.names.lookup(name)
 	if !mine && (name == "localhost" || strings.HasSuffix(name, ".localhost")) {
 		// RFC 6761, 6.3: whoever asks means itself.
 		addrs, mine = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, true

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -20,8 +21,7 @@ type echoTable struct {
 	g    *Gateway
 	note sync.Once
 
-	mu    sync.Mutex
-	flows map[echoKey]*echoFlow
+	flows *flows[echoKey, *echoFlow]
 }
 
 // echoKey is one ping program of one guest.
@@ -36,9 +36,12 @@ type echoFlow struct {
 	used atomic.Int64
 }
 
+func (f *echoFlow) lastUsed() int64 { return f.used.Load() }
+
 // echoRequest is a guest's, whole.
 type echoRequest struct {
 	key     echoKey
+	from    guest
 	seq     uint16
 	ttl     uint8
 	payload []byte
@@ -52,7 +55,7 @@ const (
 )
 
 func newEchoTable(g *Gateway) *echoTable {
-	return &echoTable{g: g, flows: map[echoKey]*echoFlow{}}
+	return &echoTable{g: g, flows: newFlows[echoKey, *echoFlow](withinFiles(maxEchoFlows, 32))}
 }
 
 func (t *echoTable) handle4(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
@@ -83,6 +86,7 @@ func (t *echoTable) handle(id stack.TransportEndpointID, pkt *stack.PacketBuffer
 	}
 	t.request(&echoRequest{
 		key:     echoKey{fromStack(id.RemoteAddress), dst, binary.BigEndian.Uint16(h[4:])},
+		from:    guest(pkt.Mark),
 		seq:     binary.BigEndian.Uint16(h[6:]),
 		ttl:     ttl - 1, // this is a router (RFC 1812, 5.3.1); the filter kept 1 away
 		payload: payload,
@@ -91,11 +95,17 @@ func (t *echoTable) handle(id stack.TransportEndpointID, pkt *stack.PacketBuffer
 }
 
 func (t *echoTable) request(r *echoRequest) {
+	if !t.g.police.pays(r.from, costPacket) {
+		return
+	}
 	if len(t.g.targets(r.key.dst)) == 0 {
 		t.fail(r, t.g.selfFor(r.key.dst), icmpProhibited)
 		return
 	}
-	f, err := t.flow(r.key)
+	f, err := t.flow(r.key, r.from)
+	if err == errPoor {
+		return
+	}
 	if err != nil {
 		t.note.Do(func() {
 			t.g.cfg.Events.Emit(event.Event{Kind: event.Note, Task: "ping", Subject: r.key.dst.String(), Message: err.Error()})
@@ -120,13 +130,17 @@ func (t *echoTable) fail(r *echoRequest, from netip.Addr, kind icmpKind) {
 	t.g.sendError(from, r.key.guest, kind, origPacket(r.key.guest, r.key.dst, proto, next, len(r.payload)))
 }
 
+// errPoor means that the guest can't pay.
+var errPoor = errors.New("the guest asks for too much")
+
 // flow finds or makes the socket of a ping program.
-func (t *echoTable) flow(k echoKey) (*echoFlow, error) {
-	t.mu.Lock()
-	f := t.flows[k]
-	t.mu.Unlock()
-	if f != nil {
+func (t *echoTable) flow(k echoKey, from guest) (*echoFlow, error) {
+	f, ok := t.flows.get(k)
+	if ok {
 		return f, nil
+	}
+	if !t.g.police.pays(from, costFlow) {
+		return nil, errPoor
 	}
 	sock, err := openEcho(k.dst)
 	if err != nil {
@@ -134,29 +148,13 @@ func (t *echoTable) flow(k echoKey) (*echoFlow, error) {
 	}
 	f = &echoFlow{key: k, sock: sock}
 	f.used.Store(time.Now().UnixNano())
-	t.insert(f)
+	if out, full := t.flows.put(k, f, from); full {
+		out.sock.close()
+	}
 	if !t.g.tasks.start(func() { t.receive(f) }) {
 		sock.close()
 	}
 	return f, nil
-}
-
-func (t *echoTable) insert(f *echoFlow) {
-	var out *echoFlow
-	t.mu.Lock()
-	if len(t.flows) >= maxEchoFlows {
-		for _, o := range t.flows {
-			if out == nil || o.used.Load() < out.used.Load() {
-				out = o
-			}
-		}
-		delete(t.flows, out.key)
-	}
-	t.flows[f.key] = f
-	t.mu.Unlock()
-	if out != nil {
-		out.sock.close()
-	}
 }
 
 // echoAnswer is what came back for a request.
@@ -171,11 +169,7 @@ type echoAnswer struct {
 // receive passes answers to the guest until the flow has been idle for long.
 func (t *echoTable) receive(f *echoFlow) {
 	defer func() {
-		t.mu.Lock()
-		if t.flows[f.key] == f {
-			delete(t.flows, f.key)
-		}
-		t.mu.Unlock()
+		t.flows.remove(f.key, func(o *echoFlow) bool { return o == f })
 		f.sock.close()
 	}()
 	stop := t.g.onClose(f.sock.close)

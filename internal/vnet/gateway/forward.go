@@ -49,30 +49,85 @@ func (g *Gateway) AddForward(f Forward) (Forward, error) { return g.fwd.add(f) }
 // on.
 func (g *Gateway) RemoveForward(f Forward) error { return g.fwd.remove(f) }
 
+// SetForwards opens and closes ports of the host until these forwards, and no
+// others, are open. Those that are open already stay open: those that were asked
+// for in the same words, or with the port that the host chose. A connection goes
+// on, whatever becomes of its forward. What can't be opened is reported, all of
+// it, and the others are there.
+func (g *Gateway) SetForwards(list []Forward) error { return g.fwd.set(list) }
+
 // Forwards lists the open forwards, in no order.
 func (g *Gateway) Forwards() []Forward { return g.fwd.list() }
 
 // forwardTable holds the listening sockets of the host.
 type forwardTable struct {
 	g    *Gateway
+	setting sync.Mutex // one list at a time
+
 	mu   sync.Mutex
-	open map[Forward]func() // how to close each
+	open map[Forward]openForward
 	done bool
+}
+
+type openForward struct {
+	asked Forward // where open's key has the port that the host chose
+	stop  func()
 }
 
 const guestDialTimeout = 15 * time.Second
 
 func newForwardTable(g *Gateway) *forwardTable {
-	return &forwardTable{g: g, open: map[Forward]func(){}}
+	return &forwardTable{g: g, open: map[Forward]openForward{}}
 }
 
-func (t *forwardTable) add(f Forward) (Forward, error) {
+// whole fills in what a forward leaves open.
+func (f Forward) whole() Forward {
 	if f.Network == "" {
 		f.Network = "tcp"
 	}
 	if !f.Bind.Addr().IsValid() {
 		f.Bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), f.Bind.Port())
 	}
+	return f
+}
+
+func (t *forwardTable) set(list []Forward) error {
+	t.setting.Lock()
+	defer t.setting.Unlock()
+	wanted := map[Forward]int{}
+	for _, f := range list {
+		wanted[f.whole()]++
+	}
+	var gone []Forward
+	t.mu.Lock()
+	for f, o := range t.open {
+		switch {
+		case wanted[f] > 0:
+			wanted[f]--
+		case wanted[o.asked] > 0:
+			wanted[o.asked]--
+		default:
+			gone = append(gone, f)
+		}
+	}
+	t.mu.Unlock()
+	for _, f := range gone { // first, since a port may have another use now
+		_ = t.remove(f) // unless it has gone by itself
+	}
+	var errs []error
+	for _, f := range list {
+		if f = f.whole(); wanted[f] > 0 {
+			wanted[f]--
+			_, err := t.add(f)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (t *forwardTable) add(f Forward) (Forward, error) {
+	f = f.whole()
+	asked := f
 	fail := func(err error) (Forward, error) {
 		e := &ForwardError{Forward: f, Err: err}
 		switch {
@@ -97,7 +152,7 @@ func (t *forwardTable) add(f Forward) (Forward, error) {
 	t.mu.Lock()
 	closed := t.done
 	if !closed {
-		t.open[f] = stop
+		t.open[f] = openForward{asked, stop}
 	}
 	t.mu.Unlock()
 	if closed {
@@ -137,13 +192,13 @@ func syscallError(err error) error {
 
 func (t *forwardTable) remove(f Forward) error {
 	t.mu.Lock()
-	stop := t.open[f]
+	o, ok := t.open[f]
 	delete(t.open, f)
 	t.mu.Unlock()
-	if stop == nil {
+	if !ok {
 		return &ForwardError{Forward: f, Err: errors.New("there is no such forward")}
 	}
-	stop()
+	o.stop()
 	return nil
 }
 
@@ -161,10 +216,10 @@ func (t *forwardTable) close() {
 	t.mu.Lock()
 	t.done = true
 	open := t.open
-	t.open = map[Forward]func(){}
+	t.open = map[Forward]openForward{}
 	t.mu.Unlock()
-	for _, stop := range open {
-		stop()
+	for _, o := range open {
+		o.stop()
 	}
 }
 
@@ -184,11 +239,15 @@ func (t *forwardTable) serveTCP(f Forward, l *net.TCPListener) {
 			}
 			continue
 		}
-		if t.g.tcp.open.Add(1) > maxTCPConns || !t.g.tasks.start(func() {
-			defer t.g.tcp.open.Add(-1)
+		if !t.g.tcp.conns.take(nobody) {
+			reset(c)
+			continue
+		}
+		if !t.g.tasks.start(func() {
+			defer t.g.tcp.conns.give(nobody)
 			t.carry(f, c)
 		}) {
-			t.g.tcp.open.Add(-1)
+			t.g.tcp.conns.give(nobody)
 			reset(c)
 		}
 	}
@@ -209,7 +268,7 @@ func (t *forwardTable) carry(f Forward, c *net.TCPConn) {
 		reset(c)
 		return
 	}
-	splice(t.g.ctx, c, ep, wq)
+	splice(t.g.ctx, c, ep, wq, t.g.tcp.conns.holds(nobody) > wideConns)
 }
 
 // udpClient is one peer of a UDP forward.

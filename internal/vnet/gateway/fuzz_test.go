@@ -40,8 +40,8 @@ func FuzzFrames(f *testing.F) {
 		}}
 		orig := bytes.Clone(frame)
 		for range 2 {
-			if b.g.filter(frame) {
-				c.add(frame)
+			if b.g.filter(nobody, frame, 1) {
+				c.add(nobody, frame)
 			}
 		}
 		c.flush()
@@ -82,7 +82,7 @@ func FuzzDHCP(f *testing.F) {
 	b := newBench(f, Config{})
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		now := time.Unix(1e9, 0)
-		reply, to := b.g.dhcp.answer(guestMAC, payload, now)
+		reply, to := b.g.dhcp.answer(nobody, guestMAC, payload, now)
 		if reply != nil && (len(reply) < 300 || len(reply) > 1400 || !to.Is4()) {
 			t.Errorf("a reply of %d bytes to %v", len(reply), to)
 		}
@@ -176,7 +176,7 @@ func FuzzCoalescer(f *testing.F) {
 			for len(frame) < 60 {
 				frame = append(frame, 0xee) // padding is no payload
 			}
-			c.add(frame)
+			c.add(nobody, frame)
 			sent = append(sent, payload...)
 		}
 		c.flush()

@@ -27,12 +27,15 @@ type Gateway struct {
 	mac    [6]byte
 	local  map[netip.Addr]bool // the gateway's own addresses
 	ll     netip.Addr          // its link-local one
+	near   *neighbours
+	police *police
 	stack  *stack.Stack
 	link   *link
 	host   *hostAddrs
 	names  *names
 	dns    *dnsServer
 	dhcp   *dhcpServer
+	tftp   *tftpServer
 	adv    *advertiser
 	tcp    *tcpTable
 	udp    *udpTable
@@ -56,8 +59,10 @@ func New(port vnet.Port, cfg Config) (*Gateway, error) {
 	g.link = newLink(port, cfg.MAC, cfg.MTU, 64, 0)
 	g.link.filter = g.filter
 	g.addresses()
-	g.names = newNames(&g.cfg)
+	g.near, g.police = newNeighbours(), newPolice()
+	g.names = newNames(g)
 	g.dhcp = newDHCPServer(g)
+	g.tftp = newTFTPServer(g)
 	g.adv = newAdvertiser(g)
 	g.tcp, g.udp, g.echo = newTCPTable(g), newUDPTable(g), newEchoTable(g)
 	g.fwd = newForwardTable(g)
@@ -108,6 +113,9 @@ func (g *Gateway) open() error {
 	if g.dns, err = newDNSServer(g); err != nil {
 		return err
 	}
+	if err := g.tftp.serve(g.cfg.DHCP.TFTP); err != nil {
+		return err
+	}
 	for _, f := range g.cfg.Forwards {
 		if _, err := g.fwd.add(f); err != nil {
 			return err
@@ -120,7 +128,8 @@ func (g *Gateway) open() error {
 	return nil
 }
 
-// Config gives the configuration with every default filled in.
+// Config gives the configuration that New was given, with every default filled
+// in.
 func (g *Gateway) Config() Config { return g.cfg }
 
 // Close ends every connection, closes the port and waits for all goroutines.
@@ -132,6 +141,7 @@ func (g *Gateway) Close() error {
 	if g.dns != nil {
 		g.dns.close()
 	}
+	g.tftp.close()
 	if g.stack != nil {
 		g.stack.Close()
 	}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"net"
 	"sync"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -22,7 +23,7 @@ type link struct {
 	out    *vnet.Outbox
 	mtu    uint32
 	mac    tcpip.LinkAddress
-	filter func(frame []byte) bool // says whether the stack is to see it; nil: always
+	filter func(from guest, frame []byte, now int64) bool // says whether the stack is to see it; nil: always
 	batch  int
 
 	wg         sync.WaitGroup
@@ -75,27 +76,29 @@ func (l *link) receive() {
 		if err != nil {
 			return
 		}
+		now := time.Now().Unix()
 		for i := range frames[:n] {
-			f := frames[i].Data
-			if len(f) >= ethLen && (l.filter == nil || l.filter(f)) {
-				c.add(f)
+			f, from := frames[i].Data, sourceOf(&frames[i])
+			if len(f) >= ethLen && (l.filter == nil || l.filter(from, f, now)) {
+				c.add(from, f)
 			}
 		}
 		c.flush()
 	}
 }
 
-// newInbound makes netstack's packet of a frame.
-func newInbound(f []byte) *stack.PacketBuffer {
-	pkt, _ := inboundView(f)
+// newInbound makes netstack's packet of a frame, marked with the guest that it
+// came from.
+func newInbound(from guest, f []byte) *stack.PacketBuffer {
+	pkt, _ := inboundView(from, f)
 	return pkt
 }
 
 // inboundView also gives the frame's bytes inside the packet.
-func inboundView(f []byte) (*stack.PacketBuffer, []byte) {
+func inboundView(from guest, f []byte) (*stack.PacketBuffer, []byte) {
 	view := buffer.NewViewWithData(f)
 	frame := view.AsSlice()
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(view)})
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(view), Mark: uint32(from)})
 	pkt.LinkHeader().Consume(ethLen)
 	eth := header.Ethernet(f)
 	pkt.NetworkProtocolNumber = eth.Type()

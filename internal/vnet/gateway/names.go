@@ -9,16 +9,15 @@ import (
 // names knows the network's own names: those of the configuration, and those
 // of guests that have a reservation or a lease.
 type names struct {
-	cfg *Config
+	g *Gateway
 
 	mu     sync.Mutex
 	static map[string][]netip.Addr // by name without the domain
-	seen   map[[6]byte]netip.Addr  // which IPv6 address a card was last seen to use
 }
 
-func newNames(c *Config) *names {
-	n := &names{cfg: c, seen: map[[6]byte]netip.Addr{}}
-	n.set(c.Names)
+func newNames(g *Gateway) *names {
+	n := &names{g: g}
+	n.set(g.cfg.Names)
 	return n
 }
 
@@ -26,7 +25,7 @@ func newNames(c *Config) *names {
 func (g *Gateway) SetNames(m map[string][]netip.Addr) { g.names.set(m) }
 
 func (n *names) set(m map[string][]netip.Addr) {
-	c := n.cfg
+	c := &n.g.cfg
 	gw, dns := []netip.Addr{c.Gateway()}, []netip.Addr{c.DNS()}
 	if !c.NoIPv6 {
 		gw, dns = append(gw, c.Gateway6()), append(dns, c.DNS6())
@@ -45,52 +44,38 @@ func (n *names) set(m map[string][]netip.Addr) {
 // belongs to the network for sure.
 func (n *names) base(name string) (base string, inDomain bool) {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	if name == n.cfg.Domain {
+	if name == n.g.cfg.Domain {
 		return "", true
 	}
-	return strings.CutSuffix(name, "."+n.cfg.Domain)
-}
-
-// sawGuest notes the IPv6 address that a card uses.
-func (n *names) sawGuest(mac [6]byte, a netip.Addr) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if _, ok := n.seen[mac]; !ok && len(n.seen) >= maxNeighbours {
-		for m := range n.seen {
-			delete(n.seen, m)
-			break
-		}
-	}
-	n.seen[mac] = a
+	return strings.CutSuffix(name, "."+n.g.cfg.Domain)
 }
 
 // lookup gives a name's addresses. mine says that the name is the network's to
 // answer for, whether or not it exists.
-func (n *names) lookup(name string, leases []Lease) (addrs []netip.Addr, mine bool) {
+func (n *names) lookup(name string) (addrs []netip.Addr, mine bool) {
 	base, inDomain := n.base(name)
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if addrs, ok := n.static[base]; ok {
+	addrs, ok := n.static[base]
+	n.mu.Unlock()
+	if ok {
 		return addrs, true
 	}
-	for _, l := range leases {
-		if l.Name != "" && strings.EqualFold(l.Name, base) {
-			addrs = append(addrs, l.Addr)
-			if a, ok := n.seen[[6]byte(l.MAC)]; ok {
-				addrs = append(addrs, a)
-			}
-			return addrs, true
-		}
+	l, ok := n.g.dhcp.ofName(base)
+	if !ok {
+		return nil, inDomain
 	}
-	return nil, inDomain
+	addrs = []netip.Addr{l.Addr}
+	if a, ok := n.g.near.address6([6]byte(l.MAC)); ok {
+		addrs = append(addrs, a)
+	}
+	return addrs, true
 }
 
 // reverse gives the full name of one of the network's addresses. mine says that
 // the address is the network's.
-func (n *names) reverse(a netip.Addr, leases []Lease) (name string, mine bool) {
-	mine = n.cfg.Subnet.Contains(a) || !n.cfg.NoIPv6 && n.cfg.Prefix6.Contains(a)
+func (n *names) reverse(a netip.Addr) (name string, mine bool) {
+	mine = n.g.cfg.Subnet.Contains(a) || !n.g.cfg.NoIPv6 && n.g.cfg.Prefix6.Contains(a)
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	for base, addrs := range n.static {
 		for _, b := range addrs {
 			// Of several names the shortest, then the first, so that the answer
@@ -100,10 +85,10 @@ func (n *names) reverse(a netip.Addr, leases []Lease) (name string, mine bool) {
 			}
 		}
 	}
-	for _, l := range leases {
-		if name == "" && l.Name != "" && (l.Addr == a || n.seen[[6]byte(l.MAC)] == a) {
-			name = l.Name
-		}
+	n.mu.Unlock()
+	if name == "" {
+		mac, _ := n.g.near.macOf(a)
+		name = n.g.dhcp.nameOf(a, mac)
 	}
 	switch {
 	case name == "":
@@ -111,7 +96,7 @@ func (n *names) reverse(a netip.Addr, leases []Lease) (name string, mine bool) {
 	case strings.Contains(name, "."):
 		return name, true
 	}
-	return name + "." + n.cfg.Domain, true
+	return name + "." + n.g.cfg.Domain, true
 }
 
 // reverseAddr reads the address out of a PTR query's name (RFC 1035, 3.5; RFC

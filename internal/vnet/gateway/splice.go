@@ -7,23 +7,45 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// spliceBuffer is how much one direction of a connection moves at a time. A
-// connection holds a buffer only while there are bytes to move.
-const spliceBuffer = 128 << 10
+// spliceBuffer is how much one direction of a connection moves at a time, and
+// narrowSplice how much one with short buffers does. A connection holds a buffer
+// only while there are bytes to move.
+const (
+	spliceBuffer = 128 << 10
+	narrowSplice = 16 << 10
+)
 
-var spliceBuffers = sync.Pool{New: func() any { return new([spliceBuffer]byte) }}
+// bufferPool holds buffers of one size.
+type bufferPool struct{ sync.Pool }
+
+func newBufferPool(size int) *bufferPool {
+	return &bufferPool{sync.Pool{New: func() any { b := make([]byte, size); return &b }}}
+}
+
+func (p *bufferPool) get() *[]byte { return p.Get().(*[]byte) }
+
+var wideBuffers, narrowBuffers = newBufferPool(spliceBuffer), newBufferPool(narrowSplice)
 
 // splice moves bytes both ways between a socket of the host and a connection
 // of the stack until both have ended, and closes both. The end of one
-// direction is passed on as such; an error or the end of ctx resets both.
-func splice(ctx context.Context, host *net.TCPConn, ep tcpip.Endpoint, wq *waiter.Queue) {
+// direction is passed on as such; an error or the end of ctx resets both. It
+// returns when the guest has taken all, too.
+func splice(ctx context.Context, host *net.TCPConn, ep tcpip.Endpoint, wq *waiter.Queue, narrow bool) {
 	setKeepalive(ep)
+	pool := wideBuffers
+	if narrow {
+		pool = narrowBuffers
+		ep.SocketOptions().SetReceiveBufferSize(narrowBuffer, true)
+		ep.SocketOptions().SetSendBufferSize(narrowBuffer, true)
+	}
 	var once sync.Once
 	abort := func() {
 		once.Do(func() {
@@ -37,13 +59,13 @@ func splice(ctx context.Context, host *net.TCPConn, ep tcpip.Endpoint, wq *waite
 	wg.Add(1)
 	go func() {
 		defer wg.Done()
-		if hostToGuest(host, ep, wq) != nil {
+		if hostToGuest(host, ep, wq, pool) != nil {
 			abort()
 		} else {
 			_ = ep.Shutdown(tcpip.ShutdownWrite)
 		}
 	}()
-	if guestToHost(host, ep, wq) != nil {
+	if guestToHost(host, ep, wq, pool) != nil {
 		abort()
 	} else {
 		_ = host.CloseWrite()
@@ -53,20 +75,42 @@ func splice(ctx context.Context, host *net.TCPConn, ep tcpip.Endpoint, wq *waite
 	once.Do(func() {
 		host.Close()
 		ep.Close()
+		settle(ctx, ep)
 	})
+}
+
+// settle waits until a connection that is closed needs the stack no longer, and
+// resets it when the guest does not take what is left to send.
+func settle(ctx context.Context, ep tcpip.Endpoint) {
+	limit := time.After(lingerTime)
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		switch tcp.EndpointState(ep.State()) {
+		case tcp.StateClose, tcp.StateError, tcp.StateTimeWait:
+			return
+		}
+		select {
+		case <-time.After(wait):
+			continue
+		case <-limit:
+		case <-ctx.Done():
+		}
+		ep.Abort()
+		return
+	}
 }
 
 // lazyBuffer takes a buffer from the pool when the first byte arrives.
 type lazyBuffer struct {
-	buf *[spliceBuffer]byte
-	n   int
+	pool *bufferPool
+	buf  *[]byte
+	n    int
 }
 
 func (l *lazyBuffer) Write(p []byte) (int, error) {
 	if l.buf == nil {
-		l.buf = spliceBuffers.Get().(*[spliceBuffer]byte)
+		l.buf = l.pool.get()
 	}
-	n := copy(l.buf[l.n:], p)
+	n := copy((*l.buf)[l.n:], p)
 	if l.n += n; n < len(p) {
 		return n, io.ErrShortWrite
 	}
@@ -75,9 +119,9 @@ func (l *lazyBuffer) Write(p []byte) (int, error) {
 
 func (l *lazyBuffer) free() {
 	if l.buf != nil {
-		spliceBuffers.Put(l.buf)
+		l.pool.Put(l.buf)
 	}
-	*l = lazyBuffer{}
+	l.buf, l.n = nil, 0
 }
 
 // readReady reads from an endpoint as soon as it has something, into buf. At
@@ -101,11 +145,11 @@ func readReady(ep tcpip.Endpoint, ready <-chan struct{}, buf *lazyBuffer) error 
 	}
 }
 
-func guestToHost(host *net.TCPConn, ep tcpip.Endpoint, wq *waiter.Queue) error {
+func guestToHost(host *net.TCPConn, ep tcpip.Endpoint, wq *waiter.Queue, pool *bufferPool) error {
 	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
-	var buf lazyBuffer
+	buf := lazyBuffer{pool: pool}
 	defer buf.free()
 	for {
 		err := readReady(ep, ready, &buf)
@@ -116,14 +160,14 @@ func guestToHost(host *net.TCPConn, ep tcpip.Endpoint, wq *waiter.Queue) error {
 			return err
 		}
 		ep.ModerateRecvBuf(buf.n)
-		if _, err := host.Write(buf.buf[:buf.n]); err != nil {
+		if _, err := host.Write((*buf.buf)[:buf.n]); err != nil {
 			return err
 		}
 		buf.free()
 	}
 }
 
-func hostToGuest(host *net.TCPConn, ep tcpip.Endpoint, wq *waiter.Queue) error {
+func hostToGuest(host *net.TCPConn, ep tcpip.Endpoint, wq *waiter.Queue, pool *bufferPool) error {
 	raw, err := host.SyscallConn()
 	if err != nil {
 		return err
@@ -131,14 +175,14 @@ func hostToGuest(host *net.TCPConn, ep tcpip.Endpoint, wq *waiter.Queue) error {
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
-	in := lazyReader{raw: raw}
+	in := lazyReader{raw: raw, pool: pool}
 	in.try = in.read
 	var r bytes.Reader
 	for {
 		if err := in.next(); err != nil || in.n == 0 {
 			return err
 		}
-		r.Reset(in.buf[:in.n])
+		r.Reset((*in.buf)[:in.n])
 		for r.Len() > 0 {
 			_, err := ep.Write(&r, tcpip.WriteOptions{})
 			switch err.(type) {
@@ -158,8 +202,9 @@ func hostToGuest(host *net.TCPConn, ep tcpip.Endpoint, wq *waiter.Queue) error {
 // there is something to read.
 type lazyReader struct {
 	raw   syscall.RawConn
+	pool  *bufferPool
 	try   func(fd uintptr) bool // read, as one closure for all calls
-	buf   *[spliceBuffer]byte
+	buf   *[]byte
 	n     int
 	errno error
 }
@@ -179,10 +224,10 @@ func (l *lazyReader) next() error {
 
 func (l *lazyReader) read(fd uintptr) bool {
 	if l.buf == nil {
-		l.buf = spliceBuffers.Get().(*[spliceBuffer]byte)
+		l.buf = l.pool.get()
 	}
 	for {
-		n, err := unix.Read(int(fd), l.buf[:])
+		n, err := unix.Read(int(fd), *l.buf)
 		switch err {
 		case unix.EINTR:
 			continue
@@ -197,7 +242,7 @@ func (l *lazyReader) read(fd uintptr) bool {
 
 func (l *lazyReader) free() {
 	if l.buf != nil {
-		spliceBuffers.Put(l.buf)
+		l.pool.Put(l.buf)
 		l.buf = nil
 	}
 }

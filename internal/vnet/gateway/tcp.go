@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -22,81 +21,112 @@ import (
 // and what the host says goes back: refused as a reset, unreachable as ICMP,
 // silence as silence.
 type tcpTable struct {
-	g    *Gateway
-	fwd  *tcp.Forwarder
-	once sync.Once
-	open atomic.Int64
+	g      *Gateway
+	fwd    *tcp.Forwarder
+	once   sync.Once
+	flight *share // connections that begin
+	conns  *share // all connections, those that begin included
 
 	mu   sync.Mutex
-	syns map[stack.TransportEndpointID]uint32 // the sequence number of each SYN that waits
+	syns map[stack.TransportEndpointID]tcpSYNSeen // those that begin
+}
+
+// tcpSYNSeen is a SYN that waits.
+type tcpSYNSeen struct {
+	seq  uint32
+	from guest
 }
 
 func newTCPTable(g *Gateway) *tcpTable {
-	return &tcpTable{g: g, syns: map[stack.TransportEndpointID]uint32{}}
+	return &tcpTable{
+		g: g, flight: newShare(maxTCPInFlight), conns: newShare(withinFiles(maxTCPConns, 4)),
+		syns: map[stack.TransportEndpointID]tcpSYNSeen{},
+	}
 }
 
 // handlePacket takes segments that belong to no connection. To say no makes
 // netstack answer with a reset.
 func (t *tcpTable) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	t.once.Do(func() { t.fwd = tcp.NewForwarder(t.g.stack, tcpReceiveBuffer, maxTCPInFlight, t.handle) })
+	from := guest(pkt.Mark)
 	h := header.TCP(pkt.TransportHeader().Slice())
 	if len(h) < header.TCPMinimumSize || h.Flags()&(header.TCPFlagSyn|header.TCPFlagAck) != header.TCPFlagSyn {
+		return !t.g.police.pays(from, costSYN)
+	}
+	if len(t.g.targets(fromStack(id.LocalAddress))) == 0 {
 		return false
 	}
-	if len(t.g.targets(fromStack(id.LocalAddress))) == 0 || t.open.Load() >= maxTCPConns {
+	t.mu.Lock()
+	_, known := t.syns[id]
+	t.mu.Unlock()
+	if known || !t.flight.take(from) {
+		return true // it waits already, or the guest sends it again
+	}
+	if !t.conns.take(from) {
+		t.flight.give(from)
 		return false
 	}
-	t.noteSYN(id, h.SequenceNumber())
-	return t.fwd.HandlePacket(id, pkt)
+	t.mu.Lock()
+	t.syns[id] = tcpSYNSeen{h.SequenceNumber(), from}
+	t.mu.Unlock()
+	// Whatever has a place in flight has one with the forwarder, too: it says no
+	// to a malformed segment alone, and else calls handle.
+	if !t.fwd.HandlePacket(id, pkt) {
+		t.begun(id)
+		t.conns.give(from)
+		return false
+	}
+	return true
 }
 
-// noteSYN remembers a SYN. One that the forwarder drops is never asked for, so
-// that after a flood any of the old ones makes room.
-func (t *tcpTable) noteSYN(id stack.TransportEndpointID, seq uint32) {
+// begun ends the time in which a connection begins.
+func (t *tcpTable) begun(id stack.TransportEndpointID) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if _, known := t.syns[id]; !known && len(t.syns) >= 2*maxTCPInFlight {
-		for old := range t.syns {
-			delete(t.syns, old)
-			break
-		}
-	}
-	t.syns[id] = seq
+	syn := t.syns[id]
+	delete(t.syns, id)
+	t.mu.Unlock()
+	t.flight.give(syn.from)
 }
 
 // handle serves one connection, in a goroutine of netstack's making.
 func (t *tcpTable) handle(r *tcp.ForwarderRequest) {
 	id := r.ID()
 	t.mu.Lock()
-	seq := t.syns[id]
-	delete(t.syns, id)
+	syn := t.syns[id]
 	t.mu.Unlock()
-	if !t.g.tasks.begin() {
-		r.Complete(true)
+	defer t.conns.give(syn.from)
+	host, ep, wq := t.begin(r, syn)
+	t.begun(id)
+	if ep == nil {
 		return
 	}
 	defer t.g.tasks.end()
-	if t.open.Add(1) > maxTCPConns {
-		t.open.Add(-1)
+	splice(t.g.ctx, host, ep, wq, t.conns.holds(syn.from) > wideConns)
+}
+
+// begin connects both sides, or tells the guest why not. Who gets an endpoint
+// ends a task with it.
+func (t *tcpTable) begin(r *tcp.ForwarderRequest, syn tcpSYNSeen) (*net.TCPConn, tcpip.Endpoint, *waiter.Queue) {
+	id := r.ID()
+	if !t.g.tasks.begin() {
 		r.Complete(true)
-		return
+		return nil, nil, nil
 	}
-	defer t.open.Add(-1)
-	dst := fromStack(id.LocalAddress)
-	host, err := t.dial(dst, id.LocalPort)
+	host, err := t.dial(fromStack(id.LocalAddress), id.LocalPort)
 	if err != nil {
-		t.refuse(r, seq, err)
-		return
+		t.refuse(r, syn.seq, err)
+		t.g.tasks.end()
+		return nil, nil, nil
 	}
-	var wq waiter.Queue
-	ep, terr := r.CreateEndpoint(&wq)
+	wq := &waiter.Queue{}
+	ep, terr := r.CreateEndpoint(wq)
 	r.Complete(terr != nil)
 	if terr != nil {
-		_ = host.SetLinger(0)
-		host.Close()
-		return
+		reset(host)
+		t.g.tasks.end()
+		return nil, nil, nil
 	}
-	splice(t.g.ctx, host, ep, &wq)
+	return host, ep, wq
 }
 
 func (t *tcpTable) dial(dst netip.Addr, port uint16) (*net.TCPConn, error) {

@@ -21,10 +21,8 @@ import (
 // of addresses and ports, so that only the peer's answers come back, and so
 // that the host says when there is nobody.
 type udpTable struct {
-	g *Gateway
-
-	mu    sync.Mutex
-	flows map[stack.TransportEndpointID]*udpFlow
+	g     *Gateway
+	flows *flows[stack.TransportEndpointID, *udpFlow]
 }
 
 // udpFlow joins an endpoint of the stack and a socket.
@@ -40,7 +38,7 @@ type udpFlow struct {
 }
 
 func newUDPTable(g *Gateway) *udpTable {
-	return &udpTable{g: g, flows: map[stack.TransportEndpointID]*udpFlow{}}
+	return &udpTable{g: g, flows: newFlows[stack.TransportEndpointID, *udpFlow](withinFiles(maxUDPFlows, 16))}
 }
 
 // handlePacket takes the first datagram of a flow; the flow's endpoint gets the
@@ -50,7 +48,10 @@ func (t *udpTable) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketB
 	dst := fromStack(id.LocalAddress)
 	to := t.g.targets(dst)
 	if len(to) == 0 || id.LocalPort == 0 || id.RemotePort == 0 {
-		return false
+		return !t.g.police.pays(guest(pkt.Mark), costPacket)
+	}
+	if !t.g.police.pays(guest(pkt.Mark), costFlow) {
+		return true
 	}
 	host, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(to[0], id.LocalPort)))
 	if err != nil {
@@ -68,7 +69,9 @@ func (t *udpTable) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketB
 		return false
 	}
 	f.ep = ep
-	t.insert(f)
+	if out, full := t.flows.put(f.id, f, guest(pkt.Mark)); full {
+		out.close()
+	}
 	ok := t.g.tasks.start(func() { t.fromGuest(f) }) && t.g.tasks.start(func() { t.fromHost(f) })
 	if !ok {
 		t.drop(f)
@@ -76,32 +79,12 @@ func (t *udpTable) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketB
 	return true
 }
 
-func (t *udpTable) insert(f *udpFlow) {
-	var out *udpFlow
-	t.mu.Lock()
-	if len(t.flows) >= maxUDPFlows {
-		for _, o := range t.flows {
-			if out == nil || o.used.Load() < out.used.Load() {
-				out = o
-			}
-		}
-		delete(t.flows, out.id)
-	}
-	t.flows[f.id] = f
-	t.mu.Unlock()
-	if out != nil {
-		out.close()
-	}
-}
-
 func (t *udpTable) drop(f *udpFlow) {
-	t.mu.Lock()
-	if t.flows[f.id] == f {
-		delete(t.flows, f.id)
-	}
-	t.mu.Unlock()
+	t.flows.remove(f.id, func(o *udpFlow) bool { return o == f })
 	f.close()
 }
+
+func (f *udpFlow) lastUsed() int64 { return f.used.Load() }
 
 func (f *udpFlow) touch() { f.used.Store(time.Now().UnixNano()) }
 
@@ -118,7 +101,7 @@ func (t *udpTable) fromGuest(f *udpFlow) {
 	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventErr | waiter.EventHUp)
 	f.wq.EventRegister(&entry)
 	defer f.wq.EventUnregister(&entry)
-	var buf lazyBuffer
+	buf := lazyBuffer{pool: wideBuffers}
 	defer buf.free()
 	for {
 		_, err := f.ep.Read(&buf, tcpip.ReadOptions{})
@@ -127,7 +110,7 @@ func (t *udpTable) fromGuest(f *udpFlow) {
 			f.touch()
 			var payload []byte // empty datagrams are datagrams, too
 			if buf.buf != nil {
-				payload = buf.buf[:buf.n]
+				payload = (*buf.buf)[:buf.n]
 			}
 			if _, err := f.host.Write(payload); err != nil {
 				t.unreachable(f.id, err)
@@ -157,7 +140,7 @@ func (t *udpTable) fromHost(f *udpFlow) {
 	if err != nil {
 		return
 	}
-	in := lazyReader{raw: raw}
+	in := lazyReader{raw: raw, pool: wideBuffers}
 	in.try = in.read
 	var r bytes.Reader
 	for {
@@ -170,7 +153,7 @@ func (t *udpTable) fromHost(f *udpFlow) {
 		switch {
 		case err == nil:
 			f.touch()
-			r.Reset(in.buf[:in.n])
+			r.Reset((*in.buf)[:in.n])
 			_, _ = f.ep.Write(&r, tcpip.WriteOptions{})
 			in.free()
 		case errors.Is(err, net.ErrClosed):
