@@ -177,12 +177,18 @@ func shorten(m, req *dhcpv4.DHCPv4) {
 		room = max(room, int(size))
 	}
 	room -= 28 // the headers of IP and UDP
-	asked := req.ParameterRequestList()
+	asked := map[uint8]bool{}
+	for _, o := range req.ParameterRequestList() {
+		asked[o.Code()] = true
+	}
+	over := len(m.ToBytes()) - room
 	for _, keep := range []bool{true, false} {
-		for code := 254; code > 0 && len(m.ToBytes()) > room; code-- {
+		for code := 254; code > 0 && over > 0; code-- {
 			c := uint8(code)
-			if _, there := m.Options[c]; there && !serverOption(c) && c != 1 && c != 3 && !(keep && asked.Has(dhcpv4.GenericOptionCode(c))) {
+			value, there := m.Options[c]
+			if there && !serverOption(c) && c != 1 && c != 3 && !(keep && asked[c]) {
 				delete(m.Options, c)
+				over -= 2 + len(value)
 			}
 		}
 	}

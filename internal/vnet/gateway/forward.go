@@ -61,7 +61,7 @@ func (g *Gateway) Forwards() []Forward { return g.fwd.list() }
 
 // forwardTable holds the listening sockets of the host.
 type forwardTable struct {
-	g    *Gateway
+	g       *Gateway
 	setting sync.Mutex // one list at a time
 
 	mu   sync.Mutex

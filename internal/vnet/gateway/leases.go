@@ -183,7 +183,7 @@ func (d *dhcpServer) assign(from guest, mac [6]byte, wanted netip.Addr, now time
 	return l
 }
 
-// recycle ends the guest's lease that has run out first, and takes its room.
+// recycle ends the guest's lease that has run out first, and passes its room on.
 func (d *dhcpServer) recycle(from guest, now time.Time) bool {
 	var oldest *lease
 	for _, l := range d.byAddr {
@@ -194,8 +194,9 @@ func (d *dhcpServer) recycle(from guest, now time.Time) bool {
 	if oldest == nil {
 		return false
 	}
+	oldest.holds = false
 	d.drop(oldest)
-	return d.room.take(from)
+	return true
 }
 
 // inRange says whether an address is one that leases have.

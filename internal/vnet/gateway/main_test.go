@@ -198,6 +198,7 @@ func (g *guest) command(ctx context.Context, args ...string) *exec.Cmd {
 var pkgOf = map[string]string{
 	"busybox": "busybox", "ip": "iproute2", "ping": "iputils-ping", "curl": "curl",
 	"dig": "bind9-dnsutils", "iperf3": "iperf3", "nc": "netcat-openbsd", "sh": "dash", "slirp4netns": "slirp4netns", "socat": "socat",
+	"tftp": "tftp-hpa", "sha256sum": "coreutils",
 }
 
 // try runs a command in the guest and gives what it prints.

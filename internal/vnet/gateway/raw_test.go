@@ -340,3 +340,8 @@ func TestForeignSources(t *testing.T) {
 		return reply(f)
 	})
 }
+
+// testTime is when tests of the DHCP server take place.
+var testTime = time.Unix(1_700_000_000, 0)
+
+func newPipeEnd() (inside, outside vnet.Port) { return vnet.Pipe(vnet.PipeOptions{}) }
