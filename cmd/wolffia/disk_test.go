@@ -45,7 +45,7 @@ func TestDisk(t *testing.T) {
 			c.off(t)
 		})
 		t.Run("UEFI", func(t *testing.T) {
-			code, vars := p.firmware(t, "amd64", "ovmf", "OVMF/OVMF_CODE_4M.fd", "OVMF/OVMF_VARS_4M.fd")
+			code, vars := p.firmware(t, "ovmf", "OVMF/OVMF_CODE_4M.fd", "OVMF/OVMF_VARS_4M.fd")
 			c := p.powerOn(t, qemu, "-M", "q35", "-m", "512", "-nic", "user,model=virtio-net-pci",
 				"-drive", "if=pflash,format=raw,readonly=on,file="+code, "-drive", "if=pflash,format=raw,file="+vars,
 				"-drive", "if=none,id=d,file=disk.img,format=raw", "-device", "nvme,serial=1,drive=d")
@@ -59,7 +59,7 @@ func TestDisk(t *testing.T) {
 		qemu := tooltest.Require(t, "qemu-system-aarch64", "qemu-system-arm")
 		p := newPerson(t)
 		p.buildDisk(t, "disk.qcow2", "--arch", "arm64", "--kernel", "cloud", "--size", "1G")
-		code, vars := p.firmware(t, "arm64", "qemu-efi-aarch64", "AAVMF/AAVMF_CODE.fd", "AAVMF/AAVMF_VARS.fd")
+		code, vars := p.firmware(t, "qemu-efi-aarch64", "AAVMF/AAVMF_CODE.fd", "AAVMF/AAVMF_VARS.fd")
 		c := p.powerOn(t, qemu, "-M", "virt", "-cpu", "cortex-a57", "-m", "512",
 			"-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile=",
 			"-drive", "if=pflash,format=raw,readonly=on,file="+code, "-drive", "if=pflash,format=raw,file="+vars,
@@ -68,6 +68,51 @@ func TestDisk(t *testing.T) {
 		c.do(t, "df -m / | tail -n 1", `\s9\d\d\s`)
 		c.off(t)
 	})
+}
+
+// TestDiskArchitectures has the disks of the other architectures started, each
+// by firmware as Debian has it.
+func TestDiskArchitectures(t *testing.T) {
+	for _, c := range []struct {
+		arch, machine string
+		program, pkg  string
+		flags         []string
+		firmware      func(t *testing.T, p *person) []string
+	}{
+		{"i386", "i686", "qemu-system-i386", "qemu-system-x86",
+			[]string{"-drive", "file=disk.img,format=raw", "-nic", "user"},
+			func(*testing.T, *person) []string { return nil }}, // SeaBIOS, which QEMU brings
+		{"i386", "i686", "qemu-system-i386", "qemu-system-x86",
+			[]string{"-M", "q35,smm=on", "-drive", "file=disk.img,format=raw", "-nic", "user"},
+			flash("ovmf-ia32", "OVMF/OVMF32_CODE_4M.secboot.fd", "OVMF/OVMF32_VARS_4M.fd")},
+		{"armhf", "armv7l", "qemu-system-arm", "qemu-system-arm",
+			[]string{"-M", "virt,highmem=off", "-cpu", "max", "-drive", "if=virtio,file=disk.img,format=raw", "-nic", "user,model=virtio-net-pci"},
+			flash("qemu-efi-arm", "AAVMF/AAVMF32_CODE.fd", "AAVMF/AAVMF32_VARS.fd")},
+		{"riscv64", "riscv64", "qemu-system-riscv64", "qemu-system-misc",
+			[]string{"-M", "virt", "-drive", "if=virtio,file=disk.img,format=raw", "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n"},
+			func(t *testing.T, p *person) []string { // OpenSBI, which QEMU brings, and U-Boot's UEFI
+				return []string{"-kernel", p.fromPackage(t, "u-boot-qemu", "/usr/lib/u-boot/qemu-riscv64_smode/uboot.elf")}
+			}},
+	} {
+		t.Run(c.arch, func(t *testing.T) {
+			parallel(t)
+			qemu := tooltest.Require(t, c.program, c.pkg)
+			p := newPerson(t)
+			p.buildDisk(t, "disk.img", "--arch", c.arch, "--size", "1G")
+			args := append([]string{"-m", "512"}, c.firmware(t, p)...)
+			on := p.powerOn(t, qemu, append(args, c.flags...)...)
+			on.look(t, c.machine)
+			on.off(t)
+		})
+	}
+}
+
+// flash gives the flags for the two flash images of a UEFI.
+func flash(pkg, code, vars string) func(*testing.T, *person) []string {
+	return func(t *testing.T, p *person) []string {
+		code, vars := p.firmware(t, pkg, code, vars)
+		return []string{"-drive", "if=pflash,format=raw,readonly=on,file=" + code, "-drive", "if=pflash,format=raw,file=" + vars}
+	}
 }
 
 // buildDisk makes a disk in the person's home, with a password for root.
@@ -98,20 +143,21 @@ func (p *person) plain(t *testing.T) string {
 }
 
 // firmware gives the two flash images of a UEFI, as a Debian package has them.
-func (p *person) firmware(t *testing.T, arch, pkg, code, vars string) (string, string) {
+func (p *person) firmware(t *testing.T, pkg, code, vars string) (string, string) {
 	t.Helper()
-	files := boottest.Package(t, "bookworm", arch, pkg)
-	var names []string
-	for _, f := range []string{code, vars} {
-		data, err := files.ReadFile("/usr/share/"+f, 128<<20)
-		if err != nil {
-			t.Fatal(err)
-		}
-		name := filepath.Join(p.home, filepath.Base(f))
-		p.write(t, name, string(data))
-		names = append(names, name)
+	return p.fromPackage(t, pkg, "/usr/share/"+code), p.fromPackage(t, pkg, "/usr/share/"+vars)
+}
+
+// fromPackage puts a file of a Debian package into the person's home.
+func (p *person) fromPackage(t *testing.T, pkg, file string) string {
+	t.Helper()
+	data, err := boottest.Package(t, "bookworm", "amd64", pkg).ReadFile(file, 128<<20)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return names[0], names[1]
+	name := filepath.Join(p.home, filepath.Base(file))
+	p.write(t, name, string(data))
+	return name
 }
 
 // computer is a running emulator whose serial port we sit at.
