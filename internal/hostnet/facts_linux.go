@@ -1,0 +1,120 @@
+package hostnet
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+)
+
+// facts are what the host has before a plan is applied.
+type facts struct {
+	links []hostLink // in the order of their indexes
+	ipv6  bool       // the kernel has IPv6
+}
+
+// hostLink is an interface of the host.
+type hostLink struct {
+	name     string
+	index    int
+	kind     string // as ip -d link has it: bridge, vlan, tun; empty for hardware
+	mac      net.HardwareAddr
+	mtu      int
+	up       bool
+	master   string
+	ethernet bool
+	wireless bool
+	addrs    []address
+	routes   []route
+}
+
+func (f *facts) link(name string) *hostLink {
+	for i := range f.links {
+		if f.links[i].name == name {
+			return &f.links[i]
+		}
+	}
+	return nil
+}
+
+// readFacts looks at the network namespace of the process.
+func readFacts() (*facts, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	addrs, err := addresses()
+	if err != nil {
+		return nil, err
+	}
+	ways, err := routes()
+	if err != nil {
+		return nil, err
+	}
+	byIndex := map[int]string{}
+	for _, l := range links {
+		byIndex[l.Attrs().Index] = l.Attrs().Name
+	}
+	f := &facts{}
+	for _, l := range links {
+		at := l.Attrs()
+		_, wifi := os.Stat(filepath.Join("/sys/class/net", at.Name, "phy80211"))
+		h := hostLink{
+			name: at.Name, index: at.Index, mac: at.HardwareAddr, mtu: at.MTU, up: at.Flags&net.FlagUp != 0,
+			ethernet: at.EncapType == "ether", wireless: wifi == nil,
+			addrs: addrs[at.Index], routes: ways[at.Index],
+		}
+		if l.Type() != "device" {
+			h.kind = l.Type()
+		}
+		if at.MasterIndex != 0 {
+			h.master = byIndex[at.MasterIndex]
+		}
+		f.links = append(f.links, h)
+	}
+	_, err = os.Stat("/proc/sys/net/ipv6/conf/all")
+	f.ipv6 = err == nil
+	return f, nil
+}
+
+// atHome are the interfaces of the host in whose subnets an address is.
+func (f *facts) atHome(a netip.Addr) (out []string) {
+	for i := range f.links {
+		l := &f.links[i]
+		for _, on := range l.addrs {
+			if l.ethernet && on.Local.Contains(a) && !on.Local.IsSingleIP() {
+				out = append(out, l.name)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// readSysctl gives the value of a sysctl, named by its path under /proc/sys.
+func readSysctl(key string) (string, error) {
+	b, err := os.ReadFile(filepath.Join("/proc/sys", key))
+	if err != nil {
+		return "", fmt.Errorf("read sysctl: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func writeSysctl(key, value string) error {
+	f, err := os.OpenFile(filepath.Join("/proc/sys", key), os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("set sysctl: %w", err)
+	}
+	_, err = f.WriteString(value + "\n")
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("set sysctl: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,3 @@
+package hostnet
+
+func ownAndDie(string) error { return nil }
