@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -433,11 +434,12 @@ func TestDialContext(t *testing.T) {
 func TestIsolation(t *testing.T) {
 	loop := listenTCP(t, "127.0.0.1:0", func(c *net.TCPConn) { fmt.Fprint(c, "inside") })
 	every := listenTCP(t, "[::]:0", func(c *net.TCPConn) { fmt.Fprint(c, "outside") })
+	outer := []string{"192.0.2.1", "2001:db8:1::1", "198.51.100.7", "2001:db8:77::7"}
 	for name, c := range map[string]struct {
 		cfg  gateway.Config
 		open map[string]bool
 	}{
-		"default":  {gateway.Config{}, map[string]bool{"10.0.2.2": true, "fd00:77:6f6c:66::2": true, "192.0.2.1": true, "2001:db8:1::1": true}},
+		"default":  {gateway.Config{}, map[string]bool{"10.0.2.2": true, "fd00:77:6f6c:66::2": true, "192.0.2.1": true, "2001:db8:1::1": true, "198.51.100.7": true, "2001:db8:77::7": true}},
 		"NoHost":   {gateway.Config{NoHost: true}, nil},
 		"Restrict": {gateway.Config{Restrict: true}, nil},
 	} {
@@ -447,9 +449,9 @@ func TestIsolation(t *testing.T) {
 			n.run("ip", "link", "set", "lo", "down")
 			n.run("ip", "addr", "flush", "dev", "lo")
 			var wg sync.WaitGroup
-			for _, a := range []string{"10.0.2.2", "fd00:77:6f6c:66::2", "192.0.2.1", "2001:db8:1::1", "10.0.2.3", "::ffff:127.0.0.1", "169.254.1.1", "192.0.2.255", "0.0.0.0"} {
+			for _, a := range []string{"10.0.2.2", "fd00:77:6f6c:66::2", "192.0.2.1", "2001:db8:1::1", "10.0.2.3", "::ffff:127.0.0.1", "169.254.1.1", "192.0.2.255", "0.0.0.0", "198.51.100.7", "2001:db8:77::7"} {
 				for _, p := range []uint16{loop.Port(), every.Port()} {
-					if p == loop.Port() && (a == "192.0.2.1" || a == "2001:db8:1::1") {
+					if p == loop.Port() && slices.Contains(outer, a) {
 						continue // bound to loopback: nobody is there
 					}
 					wg.Go(func() {

@@ -97,6 +97,13 @@ func hostSetup() {
 	must("addr add 192.0.2.1/24 dev host0")
 	must("addr add 2001:db8:1::1/64 dev host0 nodad")
 	must("link set host0 up")
+	// Ranges that the host answers for as a whole, and as a router.
+	must("route add local 198.51.100.0/24 dev lo")
+	must("-6 route add local 2001:db8:77::/64 dev lo")
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
 }
 
 // guestMain is a guest's namespace: it makes eth0, passes the other end of its

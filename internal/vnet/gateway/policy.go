@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -55,47 +54,59 @@ func routable(a netip.Addr) bool {
 	return true
 }
 
-// hostAddrs knows the host's own addresses. Interfaces come and go, so what it
-// knows is at most hostAddrsAge old.
+// hostAddrs knows which addresses are the host's own. Addresses come and go, so
+// what it knows is at most hostAddrsAge old.
 type hostAddrs struct {
 	mu    sync.Mutex
-	read  time.Time
-	addrs map[netip.Addr]bool
-	casts map[netip.Addr]bool // broadcast addresses
+	known map[netip.Addr]hostAddr
 }
 
-const hostAddrsAge = 2 * time.Second
+type hostAddr struct {
+	kind routeKind
+	at   time.Time
+}
+
+const (
+	hostAddrsAge = 2 * time.Second
+	hostAddrsMax = 256 // then all are forgotten
+)
+
+// routeKind is what the host's routing says of an address.
+type routeKind int
+
+const (
+	routeUnknown   routeKind = iota // the host could not be asked
+	routeAway                       // elsewhere, or nowhere
+	routeLocal                      // one of the host's own, or of a range that it answers for, or an anycast address
+	routeBroadcast                  //
+)
 
 // refuses says whether dst is a broadcast address of the host's networks, or
 // with own also one of the host's addresses.
 func (h *hostAddrs) refuses(dst netip.Addr, own bool) bool {
-	addrs, casts := h.get()
-	// Not to know the host's addresses at all is no reason to let anyone in.
-	return casts[dst] || own && (addrs[dst] || len(addrs) == 0)
+	switch h.kind(dst) {
+	case routeBroadcast:
+		return true
+	case routeAway:
+		return false
+	}
+	return own // not to know is no reason to let anyone in
 }
 
-func (h *hostAddrs) get() (addrs, casts map[netip.Addr]bool) {
+func (h *hostAddrs) kind(dst netip.Addr) routeKind {
+	now := time.Now()
 	h.mu.Lock()
-	fresh := time.Since(h.read) < hostAddrsAge
-	addrs, casts = h.addrs, h.casts
+	a, ok := h.known[dst]
 	h.mu.Unlock()
-	if fresh {
-		return addrs, casts
+	if ok && now.Sub(a.at) < hostAddrsAge {
+		return a.kind
 	}
-	addrs, casts = map[netip.Addr]bool{}, map[netip.Addr]bool{}
-	list, _ := net.InterfaceAddrs()
-	for _, a := range list {
-		p, err := netip.ParsePrefix(a.String())
-		if err != nil {
-			continue
-		}
-		addrs[p.Addr().Unmap()] = true
-		if p.Addr().Is4() && p.Bits() < 31 {
-			casts[lastAddr(p.Masked())] = true
-		}
-	}
+	a = hostAddr{lookupRoute(dst), now}
 	h.mu.Lock()
-	h.addrs, h.casts, h.read = addrs, casts, time.Now()
-	h.mu.Unlock()
-	return addrs, casts
+	defer h.mu.Unlock()
+	if h.known == nil || len(h.known) >= hostAddrsMax {
+		h.known = map[netip.Addr]hostAddr{}
+	}
+	h.known[dst] = a
+	return a.kind
 }

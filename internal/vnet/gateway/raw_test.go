@@ -345,3 +345,27 @@ func TestForeignSources(t *testing.T) {
 var testTime = time.Unix(1_700_000_000, 0)
 
 func newPipeEnd() (inside, outside vnet.Port) { return vnet.Pipe(vnet.PipeOptions{}) }
+
+func TestLookupRoute(t *testing.T) {
+	for addr, want := range map[string]routeKind{
+		"127.0.0.1": routeLocal, "127.9.9.9": routeLocal, "::1": routeLocal,
+		"192.0.2.1": routeLocal, "192.0.2.9": routeAway, "192.0.2.255": routeBroadcast,
+		"198.51.100.7": routeLocal, "2001:db8:77::7": routeLocal, // ranges of the host
+		"2001:db8:1::1": routeLocal, "2001:db8:1::9": routeAway,
+		"2001:db8:1::": routeLocal,                            // of all routers there (RFC 4291, 2.6.1)
+		"203.0.113.1":  routeAway, "2001:db8:2::1": routeAway, // no route
+	} {
+		if got := lookupRoute(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s: %v, want %v", addr, got, want)
+		}
+	}
+	if new(hostAddrs).refuses(netip.MustParseAddr("192.0.2.9"), true) || !new(hostAddrs).refuses(netip.MustParseAddr("2001:db8:1::"), true) {
+		t.Error("refused is the wrong one")
+	}
+}
+
+func BenchmarkLookupRoute(b *testing.B) {
+	for b.Loop() {
+		lookupRoute(netip.MustParseAddr("192.0.2.9"))
+	}
+}
