@@ -40,8 +40,8 @@ type running struct {
 	began chan struct{} // closed when the guest has begun to run
 
 	mu     sync.Mutex
-	reason string // of QEMU's event SHUTDOWN
-	fault  string // why QEMU stopped the guest, which it should not
+	reason string          // of QEMU's event SHUTDOWN
+	fault  machine.Symptom // why the guest can't go on, as QEMU tells
 
 	done chan struct{}
 	exit machine.Exit // valid after done
@@ -204,8 +204,7 @@ func (m *running) begin(ctx context.Context) {
 	for _, command := range commands {
 		if err := m.monitor.do(ctx, command, nil, nil); err != nil {
 			if !errors.Is(err, errMonitorGone) && ctx.Err() == nil {
-				m.setFault(err.Error())
-				m.proc.Kill()
+				m.stop(machine.Symptom{Stage: "kernel", Cause: err.Error(), Fix: fixTCG})
 			}
 			return
 		}
@@ -224,18 +223,48 @@ func (m *running) onEvent(e event) {
 		ending := m.reason != ""
 		m.mu.Unlock()
 		if !ending && !m.debug.Load() {
-			m.setFault("QEMU stopped the machine: the processor or KVM met something that it can't run")
-			m.proc.Kill()
+			m.stop(machine.Symptom{
+				Stage: "kernel", Cause: "QEMU stopped the machine: the processor or KVM met something that it can't run", Fix: fixTCG,
+			})
+		}
+	case "BLOCK_IO_ERROR": // before STOP, if it is for lack of room; else the guest's own affair
+		if e.Data.NoSpace {
+			m.stop(m.noSpace(e.Data.Device))
 		}
 	}
 }
 
-func (m *running) setFault(why string) {
+// stop ends the machine, for a reason that it does not know itself.
+func (m *running) stop(why machine.Symptom) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.fault == "" {
+	if m.fault.Cause == "" {
 		m.fault = why
 	}
+	m.mu.Unlock()
+	m.proc.Kill()
+}
+
+// noSpace is a disk of the host's that is full, while what a guest writes to its
+// own is kept there.
+func (m *running) noSpace(device string) machine.Symptom {
+	s := machine.Symptom{
+		Stage: "disks", Cause: "the host's disk is full: what the machine writes to its own disk can't be kept in ",
+		Fix: "make room there",
+	}
+	for i, d := range m.spec.Disks {
+		switch {
+		case diskID(i) != device:
+		case d.Overlay != "":
+			s.Cause += d.Overlay
+			return s
+		case d.Persistent:
+			s.Cause += d.Path
+			return s
+		}
+	}
+	s.Cause += "the machine's folder, " + m.spec.Dir
+	s.Fix += ", or have that folder elsewhere (XDG_RUNTIME_DIR)"
+	return s
 }
 
 // close frees everything of a machine that never ran.
@@ -361,8 +390,8 @@ func (m *running) classify(ws syscall.WaitStatus, keeperErr, monitorErr error) m
 	switch {
 	case m.killed.Load():
 		e.Cause = "killed"
-	case fault != "":
-		e.Stage, e.Cause, e.Fix = "kernel", fault, fixTCG
+	case fault.Cause != "":
+		e.Stage, e.Cause, e.Fix = fault.Stage, fault.Cause, fault.Fix
 	case keeperErr != nil:
 		e.Cause = "the process that holds the machine was killed"
 	case reason == "guest-reset" && len(said) == 0 && m.spec.Firmware == machine.FirmwareNone:

@@ -277,17 +277,17 @@ func (p *plan) devices() {
 	}
 }
 
-// drive is a disk's image. A guest whose disk can't be written, for lack of room
-// on the host or otherwise, is told so; QEMU would stop it. What an overlay says
-// that it lies upon is not asked. QEMU's locks on what nobody writes to would
-// only be in the way of others that read it: it takes those of User-Mode Linux,
-// which are for the whole file, for a writer's.
+// drive is a disk's image. QEMU stops a guest whose disk can't be written for lack
+// of room on the host, and tells us; of other errors the guest is told. What an
+// overlay says that it lies upon is not asked. QEMU's locks on what nobody writes
+// to would only be in the way of others that read it: it takes those of User-Mode
+// Linux, which are for the whole file, for a writer's.
 func drive(i int, d machine.Disk) string {
 	format, file := d.Format, d.Path
 	if d.Overlay != "" {
 		format, file = machine.QCOW2, d.Overlay
 	}
-	s := fmt.Sprintf("if=none,id=%s,format=%s,discard=unmap,werror=report,rerror=report,file=%s", diskID(i), format, escape(file))
+	s := fmt.Sprintf("if=none,id=%s,format=%s,discard=unmap,werror=enospc,rerror=report,file=%s", diskID(i), format, escape(file))
 	switch {
 	case d.Overlay != "":
 		s += fmt.Sprintf(",backing.driver=%s,backing.file.driver=file,backing.file.locking=off,backing.file.filename=%s", d.Format, escape(d.Path))

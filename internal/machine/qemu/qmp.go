@@ -31,8 +31,10 @@ type monitor struct {
 type event struct {
 	Name string
 	Data struct {
-		Guest  bool   `json:"guest"`
-		Reason string `json:"reason"`
+		Guest   bool   `json:"guest"`
+		Reason  string `json:"reason"`
+		Device  string `json:"device"`
+		NoSpace bool   `json:"nospace"`
 	}
 }
 
