@@ -31,7 +31,7 @@ var layers = []string{
 	"kernel",
 	"vnet",
 	"vnet/porttest vnet/capture/filter",
-	"vnet/wire vnet/tftp vnet/capture",
+	"vnet/wire vnet/tftp vnet/capture vnet/link",
 	"vnet/gateway",
 	"hostnet",
 	"machine machine/keeper",
