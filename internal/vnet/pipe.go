@@ -63,7 +63,7 @@ func (r *ringReader) ReadFrames(bufs []Frame) (int, error) {
 			}
 			b.Data = b.Data[:len(v.Data)]
 			copy(b.Data, v.Data)
-			b.Offload = v.Offload
+			b.Offload, b.Source = v.Offload, v.Source
 			n++
 		}
 		r.ring.release()

@@ -43,6 +43,11 @@ type Frame struct {
 	// The zero value means none: every port accepts such frames. A port that
 	// does not implement [Offloader] is only given frames without.
 	Offload Offload
+	// Source tells, of frames that a switch sends, those of its ports apart that
+	// they came in by: what no sender can choose. It is a number that a port
+	// keeps while it is attached, and 0 where no switch has said anything.
+	// Writers of frames leave it alone.
+	Source uint16
 }
 
 // Offload is what a virtio-net header says about a frame (virtio 1.2, 5.1.6).

@@ -75,6 +75,7 @@ func (r *ring) put(f *Frame) bool {
 	rec := r.buf[at : at+need]
 	binary.NativeEndian.PutUint32(rec, uint32(len(f.Data)))
 	putOffload(rec[4:], f.Offload)
+	binary.NativeEndian.PutUint16(rec[14:], f.Source)
 	copy(rec[recordHeader:], f.Data)
 	r.tail += skip + need
 	return true
@@ -140,7 +141,7 @@ func (r *ring) tryPeek(dst []Frame) (n int, closed bool) {
 			continue
 		}
 		end := recordHeader + uint64(length)
-		dst[n] = Frame{Data: rec[recordHeader:end:end], Offload: getOffload(rec[4:])}
+		dst[n] = Frame{Data: rec[recordHeader:end:end], Offload: getOffload(rec[4:]), Source: binary.NativeEndian.Uint16(rec[14:])}
 		n++
 		at += (end + recordAlign - 1) &^ (recordAlign - 1)
 	}

@@ -78,7 +78,7 @@ func (l *link) receive() {
 		}
 		now := time.Now().Unix()
 		for i := range frames[:n] {
-			f, from := frames[i].Data, sourceOf(&frames[i])
+			f, from := frames[i].Data, guest(frames[i].Source)
 			if len(f) >= ethLen && (l.filter == nil || l.filter(from, f, now)) {
 				c.add(from, f)
 			}

@@ -1,5 +1,0 @@
-package gateway
-
-import "wolffia/internal/vnet"
-
-func sourceOf(*vnet.Frame) guest { return nobody }
