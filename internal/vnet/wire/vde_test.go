@@ -5,21 +5,17 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"wolffia/internal/tooltest"
-
-	"golang.org/x/sys/unix"
 
 	"wolffia/internal/vnet"
 	"wolffia/internal/vnet/porttest"
@@ -356,7 +352,3 @@ func TestVDEPort(t *testing.T) {
 		return v, g.next(t).port
 	})
 }
-
-var _ = slices.Sort[[]string]
-var _ = fmt.Sprint
-var _ = unix.Getpid

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -218,8 +219,12 @@ func (l *Listener) bindData(peer *Peer) (fd int, name string, err error) {
 // have frames written to a socket that it can't write to itself.
 func connectTo(fd int, addr *sockaddr, owners ...uint32) error {
 	if addr.abstract() {
-		// The name is all of the address, zeros included.
-		return unix.Connect(fd, &unix.SockaddrUnix{Name: "@" + string(addr[3:])})
+		// The name is all of the address, zeros included, which is longer than
+		// package unix has it.
+		if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(addr)), sockaddrLen); errno != 0 {
+			return errno
+		}
+		return nil
 	}
 	path := addr.path()
 	file, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
