@@ -6,11 +6,13 @@ import (
 	"sync/atomic"
 )
 
-// macTable remembers behind which port an address lives. It has a fixed number
-// of places, is read without a lock, and can't be filled by one port: a port
-// that floods the switch with source addresses gets at most portShare of them
-// and never pushes out an address that lives behind another port. An address
-// that finds no place is not learned, and frames to it are flooded.
+// macTable remembers behind which port a station lives: an address in a VLAN,
+// since one address may be behind different ports in different VLANs. It has a
+// fixed number of places, is read without a lock, and can't be filled by one
+// port: a port that floods the switch with source addresses gets at most
+// portShare of them, in all VLANs together, and never pushes out a station that
+// lives behind another port. A station that finds no place is not learned, and
+// frames to it are flooded.
 type macTable struct {
 	seed uint64 // odd and secret, so that nobody can aim at one set
 	sets []macSet
@@ -28,45 +30,60 @@ const (
 
 type macSet [tableWays]macPlace
 
-// macPlace holds address<<16 | slot+1, or 0, and when the address was last
+// macPlace holds tag<<slotBits | slot+1, or 0, and when the station was last
 // seen, in seconds of the switch's clock.
 type macPlace struct {
 	entry atomic.Uint64
 	seen  atomic.Int64
 }
 
+// A station's number is too long to be kept beside a slot's. So it is mixed, by
+// a function that can be inverted, and of the result setBits say in which set
+// the station is, and only the other tagBits are kept.
+const (
+	stationBits = 48 + 12
+	setBits     = 11 // of tableSets
+	tagBits     = stationBits - setBits
+	slotBits    = 13 // of maxPorts+1
+	slotMask    = 1<<slotBits - 1
+)
+
 func newMACTable() *macTable {
 	return &macTable{seed: rand.Uint64() | 1, sets: make([]macSet, tableSets)}
 }
 
-// mac48 reads an address as a number.
-func mac48(b []byte) uint64 {
+// station makes a number of a VLAN and an address.
+func station(b []byte, vlan int) uint64 {
 	_ = b[5]
-	return uint64(b[0])<<40 | uint64(b[1])<<32 | uint64(b[2])<<24 | uint64(b[3])<<16 | uint64(b[4])<<8 | uint64(b[5])
+	return uint64(vlan)<<48 | uint64(b[0])<<40 | uint64(b[1])<<32 | uint64(b[2])<<24 | uint64(b[3])<<16 | uint64(b[4])<<8 | uint64(b[5])
 }
 
-func (t *macTable) set(mac uint64) *macSet {
-	h := mac * t.seed
+// find gives a station's set, and what tells it from others there.
+func (t *macTable) find(station uint64) (set *macSet, tag uint64) {
+	const mask = 1<<stationBits - 1
+	h := station * t.seed & mask
 	h ^= h >> 29
-	h *= t.seed
-	return &t.sets[h>>(64-11)] // 2^11 sets
+	h = h * t.seed & mask
+	return &t.sets[h>>tagBits], h & (1<<tagBits - 1)
 }
 
-// lookup says behind which slot an address was seen since the time oldest.
-func (t *macTable) lookup(mac uint64, oldest int64) (slot int, ok bool) {
-	set := t.set(mac)
+func slotOf(entry uint64) int { return int(entry&slotMask) - 1 }
+
+// lookup says behind which slot a station was seen since the time oldest.
+func (t *macTable) lookup(station uint64, oldest int64) (slot int, ok bool) {
+	set, tag := t.find(station)
 	for i := range set {
-		if e := set[i].entry.Load(); e>>16 == mac && e != 0 && set[i].seen.Load() >= oldest {
-			return int(e&0xffff) - 1, true
+		if e := set[i].entry.Load(); e>>slotBits == tag && e != 0 && set[i].seen.Load() >= oldest {
+			return slotOf(e), true
 		}
 	}
 	return 0, false
 }
 
-// learn notes that an address was seen behind slot.
-func (t *macTable) learn(mac uint64, slot int, now, oldest int64) {
-	want := mac<<16 | uint64(slot+1)
-	set := t.set(mac)
+// learn notes that a station was seen behind slot.
+func (t *macTable) learn(station uint64, slot int, now, oldest int64) {
+	set, tag := t.find(station)
+	want := tag<<slotBits | uint64(slot+1)
 	for i := range set {
 		if set[i].entry.Load() == want {
 			if set[i].seen.Load() != now {
@@ -77,31 +94,31 @@ func (t *macTable) learn(mac uint64, slot int, now, oldest int64) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	place := t.place(set, mac, slot, oldest)
+	place := t.place(set, tag, slot, oldest)
 	if place == nil {
 		return
 	}
 	if old := place.entry.Load(); old != 0 {
-		t.owned[int(old&0xffff)-1]--
+		t.owned[slotOf(old)]--
 	}
 	t.owned[slot]++
 	place.seen.Store(now)
 	place.entry.Store(want)
 }
 
-// place finds where an address may go: its own place when it has moved, else a
+// place finds where a station may go: its own place when it has moved, else a
 // free or outdated one, else the oldest of the same port.
-func (t *macTable) place(set *macSet, mac uint64, slot int, oldest int64) *macPlace {
+func (t *macTable) place(set *macSet, tag uint64, slot int, oldest int64) *macPlace {
 	var free, own *macPlace
 	for i := range set {
 		p := &set[i]
 		e := p.entry.Load()
 		switch {
-		case e != 0 && e>>16 == mac:
+		case e != 0 && e>>slotBits == tag:
 			return p
 		case e == 0 || p.seen.Load() < oldest:
 			free = p
-		case int(e&0xffff)-1 == slot && (own == nil || p.seen.Load() < own.seen.Load()):
+		case slotOf(e) == slot && (own == nil || p.seen.Load() < own.seen.Load()):
 			own = p
 		}
 	}
@@ -121,7 +138,7 @@ func (t *macTable) forget(slot int) {
 	for i := range t.sets {
 		for j := range t.sets[i] {
 			p := &t.sets[i][j]
-			if e := p.entry.Load(); e != 0 && int(e&0xffff)-1 == slot {
+			if e := p.entry.Load(); e != 0 && slotOf(e) == slot {
 				p.entry.Store(0)
 			}
 		}

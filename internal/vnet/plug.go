@@ -21,7 +21,7 @@ func (s *Switch) Plug(o PortOptions) (Port, error) {
 	g.p = p
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.place(p); err != nil {
+	if err := s.place(p, o.VLAN); err != nil {
 		return nil, fmt.Errorf("plug port %s: %w", o.Name, err)
 	}
 	p.out = NewOutbox(p.port, o.Queue)

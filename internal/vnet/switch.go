@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,8 @@ type PortOptions struct {
 	// Offloads, for [Switch.Plug], says that the reader understands frames with
 	// an [Offload]; a port that is attached says so itself.
 	Offloads bool
+	// VLAN is which VLANs the port carries; the zero value means all, as they are.
+	VLAN VLAN
 }
 
 // PortID names a port of a switch for as long as it is attached. It is never
@@ -38,14 +41,16 @@ type PortID uint64
 // PortStats counts what passed a port, seen from the switch: received from the
 // port, transmitted to it.
 type PortStats struct {
-	ID        PortID
-	Name      string
-	RxFrames  uint64
-	RxBytes   uint64
-	RxDropped uint64 // shorter than an Ethernet header
-	TxFrames  uint64
-	TxBytes   uint64
-	TxDropped uint64 // no room in the port's queue, or refused by the port
+	ID         PortID
+	Name       string
+	RxFrames   uint64
+	RxBytes    uint64
+	RxDropped  uint64 // broken: shorter than its headers, or with an Offload that lies outside of them
+	RxFiltered uint64 // of a VLAN that the port does not carry, or tagged where no tags are
+	TxFrames   uint64
+	TxBytes    uint64
+	TxDropped  uint64 // no room in the port's queue, or refused by the port
+	TxFiltered uint64 // with a second tag that would have become the first (see VLAN)
 }
 
 // ErrNoPort is returned for a port that is not, or no longer, attached.
@@ -60,23 +65,34 @@ type Switch struct {
 	now   func() time.Time
 	epoch time.Time
 	table *macTable
-	ports atomic.Pointer[[]*swPort] // by slot, nil where free; replaced, never changed
+	view  atomic.Pointer[view] // replaced, never changed
+
+	retaggers sync.Pool // of *retagger
 
 	mu     sync.Mutex
 	lastID PortID
 	closed bool
 }
 
+// view is what a batch of frames sees of the switch.
+type view struct {
+	ports []*swPort    // by slot, nil where free
+	rules []*vlanRules // by slot, nil where free; none at all while every port is transparent
+}
+
 type swPort struct {
-	id        PortID
-	slot      int
-	name      string
-	port      Port
-	out       *Outbox
-	done      chan struct{} // closed when nothing of the port runs any more
-	rxFrames  atomic.Uint64
-	rxBytes   atomic.Uint64
-	rxDropped atomic.Uint64
+	id         PortID
+	slot       int
+	name       string
+	port       Port
+	out        *Outbox
+	done       chan struct{} // closed when nothing of the port runs any more
+	rules      *vlanRules    // for publish; under the switch's mu
+	rxFrames   atomic.Uint64
+	rxBytes    atomic.Uint64
+	rxDropped  atomic.Uint64
+	rxFiltered atomic.Uint64
+	txFiltered atomic.Uint64
 }
 
 // NewSwitch makes a switch without ports.
@@ -87,8 +103,12 @@ func NewSwitch(o SwitchOptions) *Switch {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Switch{age: int64(o.Age / time.Second), now: o.Now, epoch: o.Now(), table: newMACTable()}
-	s.ports.Store(new([]*swPort))
+	s := &Switch{
+		age: int64(o.Age / time.Second), now: o.Now, epoch: o.Now(),
+		table:     newMACTable(),
+		retaggers: sync.Pool{New: func() any { return newRetagger() }},
+	}
+	s.view.Store(&view{})
 	return s
 }
 
@@ -98,7 +118,7 @@ func NewSwitch(o SwitchOptions) *Switch {
 func (s *Switch) Attach(port Port, o PortOptions) (PortID, error) {
 	p := &swPort{name: o.Name, port: port, done: make(chan struct{})}
 	s.mu.Lock()
-	err := s.place(p)
+	err := s.place(p, o.VLAN)
 	if err == nil {
 		p.out = NewOutbox(port, o.Queue)
 		s.publish(p.slot, p)
@@ -112,35 +132,48 @@ func (s *Switch) Attach(port Port, o PortOptions) (PortID, error) {
 	return p.id, nil
 }
 
-// place finds a slot for the port.
-func (s *Switch) place(p *swPort) error {
+// place gives the port its rules, and finds a slot for it.
+func (s *Switch) place(p *swPort, vlan VLAN) error {
 	if s.closed {
 		return net.ErrClosed
 	}
-	ports := *s.ports.Load()
+	if err := vlan.Check(); err != nil {
+		return err
+	}
+	ports := s.view.Load().ports
 	for p.slot < len(ports) && ports[p.slot] != nil {
 		p.slot++
 	}
 	if p.slot == maxPorts {
 		return fmt.Errorf("all %d ports of the switch are in use", maxPorts)
 	}
+	p.rules = newVLANRules(vlan)
 	s.lastID++
 	p.id = s.lastID
 	return nil
 }
 
+// publish makes a port, or nil, what is in a slot.
 func (s *Switch) publish(slot int, p *swPort) {
-	old := *s.ports.Load()
-	ports := make([]*swPort, max(len(old), slot+1))
-	copy(ports, old)
-	ports[slot] = p
-	s.ports.Store(&ports)
+	old := s.view.Load()
+	v := &view{ports: make([]*swPort, max(len(old.ports), slot+1))}
+	copy(v.ports, old.ports)
+	v.ports[slot] = p
+	if slices.ContainsFunc(v.ports, func(p *swPort) bool { return p != nil && !p.rules.transparent }) {
+		v.rules = make([]*vlanRules, len(v.ports))
+		for i, p := range v.ports {
+			if p != nil {
+				v.rules[i] = p.rules
+			}
+		}
+	}
+	s.view.Store(v)
 }
 
 // Detach unplugs and closes a port, and waits until nothing of it runs any
 // more. It returns [ErrNoPort] for one that is gone already.
 func (s *Switch) Detach(id PortID) error {
-	for _, p := range *s.ports.Load() {
+	for _, p := range s.view.Load().ports {
 		if p != nil && p.id == id {
 			p.port.Close()
 			<-p.done
@@ -152,7 +185,7 @@ func (s *Switch) Detach(id PortID) error {
 
 // Wait returns when a port is no longer attached, for whichever reason.
 func (s *Switch) Wait(id PortID) {
-	for _, p := range *s.ports.Load() {
+	for _, p := range s.view.Load().ports {
 		if p != nil && p.id == id {
 			<-p.done
 		}
@@ -163,7 +196,7 @@ func (s *Switch) Wait(id PortID) {
 func (s *Switch) Close() error {
 	s.mu.Lock()
 	s.closed = true
-	ports := *s.ports.Load()
+	ports := s.view.Load().ports
 	s.mu.Unlock()
 	for _, p := range ports {
 		if p != nil {
@@ -181,13 +214,14 @@ func (s *Switch) Close() error {
 // Stats counts what passed each attached port, in the order of their slots.
 func (s *Switch) Stats() []PortStats {
 	var all []PortStats
-	for _, p := range *s.ports.Load() {
+	for _, p := range s.view.Load().ports {
 		if p == nil {
 			continue
 		}
 		st := PortStats{
 			ID: p.id, Name: p.name,
-			RxFrames: p.rxFrames.Load(), RxBytes: p.rxBytes.Load(), RxDropped: p.rxDropped.Load(),
+			RxFrames: p.rxFrames.Load(), RxBytes: p.rxBytes.Load(),
+			RxDropped: p.rxDropped.Load(), RxFiltered: p.rxFiltered.Load(), TxFiltered: p.txFiltered.Load(),
 		}
 		st.TxFrames, st.TxBytes, st.TxDropped = p.out.Sent()
 		all = append(all, st)
@@ -224,36 +258,50 @@ const (
 // batch.
 func (s *Switch) forward(from *swPort, frames []Frame) {
 	now := int64(s.now().Sub(s.epoch) / time.Second)
-	ports := *s.ports.Load()
-	start, to := 0, toNobody
-	var bytes int
+	v := s.view.Load()
+	bytes := 0
 	for i := range frames {
-		next := s.route(from, frames[i].Data, now)
 		bytes += len(frames[i].Data)
-		if next != to {
-			deliver(ports, from, to, frames[start:i])
-			start, to = i, next
-		}
+		frames[i].Source = uint16(from.slot + 1)
 	}
-	deliver(ports, from, to, frames[start:])
+	if v.rules == nil {
+		s.forwardAll(v, from, frames, now)
+	} else {
+		s.forwardVLAN(v, from, frames, now)
+	}
 	from.rxFrames.Add(uint64(len(frames)))
 	from.rxBytes.Add(uint64(bytes))
 }
 
-// route learns a frame's source and says where the frame goes.
-func (s *Switch) route(from *swPort, d []byte, now int64) int {
-	if len(d) < MinFrame {
-		from.rxDropped.Add(1)
-		return toNobody
+// forwardAll is the way between transparent ports.
+func (s *Switch) forwardAll(v *view, from *swPort, frames []Frame, now int64) {
+	start, to := 0, toNobody
+	for i := range frames {
+		next := toNobody
+		if d := frames[i].Data; len(d) >= MinFrame {
+			vlan, _ := tagOf(d)
+			next = s.route(from, d, vlan, now)
+		} else {
+			from.rxDropped.Add(1)
+		}
+		if next != to {
+			deliver(v.ports, from, to, frames[start:i])
+			start, to = i, next
+		}
 	}
+	deliver(v.ports, from, to, frames[start:])
+}
+
+// route learns a frame's source in its VLAN and says where the frame goes.
+func (s *Switch) route(from *swPort, d []byte, vlan int, now int64) int {
 	oldest := now - s.age
 	if d[6]&1 == 0 { // a group address is no source that one can learn
-		s.table.learn(mac48(d[6:]), from.slot, now, oldest)
+		s.table.learn(station(d[6:], vlan), from.slot, now, oldest)
 	}
 	if d[0]&1 != 0 {
 		return toAll
 	}
-	slot, ok := s.table.lookup(mac48(d), oldest)
+	slot, ok := s.table.lookup(station(d, vlan), oldest)
 	switch {
 	case !ok:
 		return toAll
