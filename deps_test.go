@@ -43,6 +43,7 @@ var layers = []string{
 	"debug",
 	"build",
 	"supervisor",
+	"api",
 	"term",
 	"cli",
 }

@@ -75,9 +75,15 @@ func (x *terminal) write(t testing.TB, keys string) {
 // atTerminal starts wolffia on a terminal of 100 by 30 characters.
 func (p *person) atTerminal(t testing.TB, args ...string) *terminal {
 	t.Helper()
+	return p.atTerminalIn(t, "", args...)
+}
+
+// atTerminalIn does so in a folder.
+func (p *person) atTerminalIn(t testing.TB, dir string, args ...string) *terminal {
+	t.Helper()
 	x := openTerminal(t, 100, 30)
 	r := &running{out: &transcript{}, err: &transcript{}, ended: make(chan struct{})}
-	r.Cmd = p.command(context.Background(), call{env: []string{"TERM=xterm"}}, args...)
+	r.Cmd = p.command(context.Background(), call{dir: dir, env: []string{"TERM=xterm"}}, args...)
 	r.Stdin, r.Stdout, r.Stderr = x.far, x.far, x.far
 	r.SysProcAttr.Setsid, r.SysProcAttr.Setctty = true, true
 	if err := r.Start(); err != nil {

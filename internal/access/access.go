@@ -20,6 +20,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -61,6 +62,25 @@ func (k Keys) AuthorizedKey() (string, error) {
 		return "", fmt.Errorf("encode the client key: %w", err)
 	}
 	return string(ssh.MarshalAuthorizedKey(pub)), nil
+}
+
+// Identity is the client key as a file for OpenSSH's IdentityFile.
+func (k Keys) Identity() ([]byte, error) {
+	block, err := ssh.MarshalPrivateKey(k.Client, "")
+	if err != nil {
+		return nil, fmt.Errorf("encode the client key: %w", err)
+	}
+	return pem.EncodeToMemory(block), nil
+}
+
+// KnownHost is the machine's host key as a line for OpenSSH's known_hosts, under
+// the name that OpenSSH is to know the machine by.
+func (k Keys) KnownHost(name string) ([]byte, error) {
+	pub, err := ssh.NewPublicKey(k.Host.Public())
+	if err != nil {
+		return nil, fmt.Errorf("encode the host key: %w", err)
+	}
+	return append([]byte(name+" "), ssh.MarshalAuthorizedKey(pub)...), nil
 }
 
 // handshakeTimeout bounds how long the guest may take to agree on keys once

@@ -214,7 +214,7 @@ func withoutRuntime(getenv func(string) string) func(string) string {
 // one, as Debian's user-mode-linux does: a kernel of the person's own may do
 // without IPv6, and without a network nobody misses it.
 func ipv6(m *lab.Machine) []string {
-	if len(m.Networks) == 0 {
+	if len(m.Cards) == 0 {
 		return nil
 	}
 	return []string{"ipv6"}

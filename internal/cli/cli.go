@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"wolffia/internal/api"
 	"wolffia/internal/build"
 	"wolffia/internal/debian"
 	"wolffia/internal/host"
@@ -96,6 +97,8 @@ no container engine.`,
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		newRun(env, signals), newGDB(env, signals), newStrace(env, signals), newBuild(env), newExplain(env), newDoctor(env),
+		newUp(env), newDown(env), newRestart(env), newStop(env), newPs(env), newSSH(env, signals), newExec(env, signals), newCopy(env),
+		newConsole(env), newLogs(env), newCapture(env), newSSHConfig(env), newSupervise(env, signals),
 		newImage(env), newInit(env), newSchema(env), newCache(env), newVersion(env), newCompletion(env),
 	)
 	root.SetHelpCommand(newHelp())
@@ -250,6 +253,7 @@ func describe(ctx context.Context, w io.Writer, err error) int {
 		module  *kernel.UnknownModuleError
 		lock    *build.LockFileError
 		start   *machine.StartError
+		several *startErrors
 		lacking *host.UnsupportedError
 	)
 	switch {
@@ -260,6 +264,11 @@ func describe(ctx context.Context, w io.Writer, err error) int {
 	case ctx.Err() != nil:
 		fmt.Fprintln(w, "wolffia: interrupted")
 		return ExitInterrupted
+	case errors.As(err, &several):
+		for _, e := range several.e.Starts {
+			reportStart(w, e)
+		}
+		return ExitNoMachine
 	case errors.As(err, &start):
 		reportStart(w, start)
 		return ExitNoMachine
@@ -279,6 +288,11 @@ func describe(ctx context.Context, w io.Writer, err error) int {
 	fmt.Fprintln(w, "wolffia: "+err.Error())
 	return ExitFailure
 }
+
+// startErrors are the machines of a lab that did not come up.
+type startErrors struct{ e *api.Error }
+
+func (s *startErrors) Error() string { return s.e.Message }
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", " ") }
 

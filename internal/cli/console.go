@@ -20,7 +20,12 @@ import (
 // in telnet and virsh. A line editor hardly ever wants it.
 const escape = 0x1d
 
-const escapeHelp = "\r\n[wolffia: Ctrl-] then q ends the machine, Ctrl-] sends Ctrl-], anything else goes on]\r\n"
+// What the escape does, on the console of a throwaway machine and on that of a
+// machine in the background.
+const (
+	endConsole   = "\r\n[wolffia: Ctrl-] then q ends the machine, Ctrl-] sends Ctrl-], anything else goes on]\r\n"
+	leaveConsole = "\r\n[wolffia: Ctrl-] then q leaves, and the machine goes on; Ctrl-] sends Ctrl-], anything else goes on]\r\n"
+)
 
 // errEscape is the person leaving a console by the escape.
 var errEscape = errors.New("left by the escape")
@@ -28,7 +33,7 @@ var errEscape = errors.New("left by the escape")
 // attach joins a console to the terminal until the machine has ended (nil),
 // the person leaves (errEscape) or ctx ends. Output that was under way is
 // written before it returns.
-func attach(ctx context.Context, env Env, c machine.Console) error {
+func attach(ctx context.Context, env Env, c machine.Console, help string) error {
 	fd := int(env.Stdin.Fd())
 	tty := xterm.IsTerminal(fd)
 	if tty {
@@ -48,7 +53,7 @@ func attach(ctx context.Context, env Env, c machine.Console) error {
 	left := make(chan error, 1)
 	// This goroutine may stay in a read that only the person at the keyboard
 	// can end; the process ends soon after.
-	go func() { left <- typeInto(c, env, tty) }()
+	go func() { left <- typeInto(c, env, tty, help) }()
 	for {
 		select {
 		case err := <-output:
@@ -87,7 +92,7 @@ func typeEnd(c machine.Console, last byte) {
 // typeInto copies what is typed to the console, looking for the escape when
 // the input is a terminal. Where the input is a file or a pipe its end is
 // typed, too, so that a shell that reads it ends.
-func typeInto(c machine.Console, env Env, tty bool) error {
+func typeInto(c machine.Console, env Env, tty bool, help string) error {
 	buf := make([]byte, 4096)
 	escaped, last := false, byte('\n')
 	for {
@@ -103,7 +108,7 @@ func typeInto(c machine.Console, env Env, tty bool) error {
 			case escaped && b == 'q':
 				return errEscape
 			case escaped && b == '?':
-				io.WriteString(env.Stderr, escapeHelp)
+				io.WriteString(env.Stderr, help)
 				escaped = false
 			case !escaped && b == escape:
 				escaped = true

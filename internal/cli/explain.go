@@ -145,8 +145,8 @@ func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []s
 	for _, d := range spec.Disks {
 		x.Machine.Disks = append(x.Machine.Disks, d.Path)
 	}
-	for _, n := range m.Networks {
-		x.Networks = append(x.Networks, p.networkPlan(m, p.Networks[n]))
+	for i := range m.Cards {
+		x.Networks = append(x.Networks, p.networkPlan(m, &m.Cards[i]))
 	}
 	return x.show(env, o.json)
 }
@@ -307,12 +307,15 @@ func (p *project) imagePlan(img *lab.Image, art *build.Artifact) imagePlan {
 	return x
 }
 
-func (p *project) networkPlan(m *lab.Machine, n *lab.Network) networkPlan {
+func (p *project) networkPlan(m *lab.Machine, c *lab.Card) networkPlan {
+	n := p.Segment(c)
 	x := networkPlan{
-		Name: n.Name, MAC: lab.MAC(p.Name, m.Name, n.Name).String(), Subnet: n.Subnet.String(),
-		Gateway: !n.NoGateway, NoHost: n.NoHost, Restrict: n.Restrict, MTU: n.MTU,
+		Name: n.Name, MAC: p.CardMAC(m, c).String(), Gateway: !n.NoGateway, NoHost: n.NoHost, Restrict: n.Restrict, MTU: n.MTU,
 	}
-	if n == p.Uplink(m) {
+	if n.Subnet.IsValid() {
+		x.Subnet = n.Subnet.String()
+	}
+	if c == p.Uplink(m) {
 		for _, f := range m.Forwards {
 			x.Forwards = append(x.Forwards, f.String())
 		}

@@ -38,24 +38,30 @@ type buildOptions struct {
 	json     bool
 }
 
-func (o *buildOptions) flags(env Env, cmd *cobra.Command) {
+// labFlags are those that leave everything to the lab's file.
+func (o *buildOptions) labFlags(env Env, cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&o.file, "file", "f", "", "the lab's file (default wolffia.yaml where there is one)")
 	f.StringVar(&o.mirror, "mirror", "", "the Debian mirror's URL (default $WOLFFIA_MIRROR, the file's, the host's own)")
 	f.StringArrayVar(&o.keyrings, "keyring", nil, "a file of further OpenPGP keys that may sign the archive")
-	f.StringVar(&o.from, "from", "", "what the image starts from: an image of a registry, such as debian:trixie, or a file or folder, such as ./root.tar")
-	f.StringVar(&o.release, "release", "", "the Debian release, by code name (default "+lab.DefaultRelease+")")
-	f.StringVar(&o.arch, "arch", "", "the architecture, by Debian's name (default the host's)")
-	f.StringArrayVarP(&o.packages, "package", "p", nil, "a further package: NAME, NAME=VERSION or NAME:ARCH")
-	f.StringVar(&o.deps, "deps", "", "of dependencies keep all (packages) or only needed libraries (elf); without a file elf, or packages with -p")
 	f.BoolVar(&o.offline, "offline", false, "never use the network")
 	f.BoolVar(&o.update, "update", false, "pin the newest packages, in place of the locked ones")
 	f.BoolVar(&o.expired, "ignore-expired", false, "take an archive index past its validity, as old snapshots have")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "say nothing but warnings and errors")
 	f.BoolVar(&o.json, "json", false, "speak JSON: progress on standard error, one event a line, and results on standard output")
 	complete(cmd, "file", files("yaml", "yml"))
-	complete(cmd, "from", files("tar", "gz", "xz", "zst", "img", "qcow2", "ext4"))
 	complete(cmd, "mirror", words())
+}
+
+func (o *buildOptions) flags(env Env, cmd *cobra.Command) {
+	o.labFlags(env, cmd)
+	f := cmd.Flags()
+	f.StringVar(&o.from, "from", "", "what the image starts from: an image of a registry, such as debian:trixie, or a file or folder, such as ./root.tar")
+	f.StringVar(&o.release, "release", "", "the Debian release, by code name (default "+lab.DefaultRelease+")")
+	f.StringVar(&o.arch, "arch", "", "the architecture, by Debian's name (default the host's)")
+	f.StringArrayVarP(&o.packages, "package", "p", nil, "a further package: NAME, NAME=VERSION or NAME:ARCH")
+	f.StringVar(&o.deps, "deps", "", "of dependencies keep all (packages) or only needed libraries (elf); without a file elf, or packages with -p")
+	complete(cmd, "from", files("tar", "gz", "xz", "zst", "img", "qcow2", "ext4"))
 	complete(cmd, "release", words("bookworm", "trixie", "forky", "sid"))
 	complete(cmd, "arch", words(lab.Arches()...))
 	complete(cmd, "package", words())
@@ -295,12 +301,12 @@ func (o *machineOptions) machine(s *lab.Spec, name string) (*lab.Machine, error)
 	switch o.network {
 	case "":
 	case "none":
-		m.Networks = nil
+		m.Cards = nil
 	default:
 		if err := lab.OneOf("network", o.network, append(s.NetworkNames(), "none")); err != nil {
 			return nil, err
 		}
-		m.Networks = []string{o.network}
+		m.Cards = []lab.Card{{Network: o.network}}
 	}
 	if err := o.networks(s, m); err != nil {
 		return nil, err
@@ -325,17 +331,16 @@ func (o *machineOptions) machine(s *lab.Spec, name string) (*lab.Machine, error)
 // networks lays the flags over the networks that the machine is on; addresses
 // are those of the one that leads to the host, or else of the first.
 func (o *machineOptions) networks(s *lab.Spec, m *lab.Machine) (err error) {
-	for _, name := range m.Networks {
-		n := s.Networks[name]
+	for i := range m.Cards {
+		n := s.Segment(&m.Cards[i])
 		n.NoHost = n.NoHost || o.noHost
 		n.Restrict = n.Restrict || o.restrict
 	}
-	n := s.Uplink(m)
-	if n == nil && len(m.Networks) > 0 {
-		n = s.Networks[m.Networks[0]]
-	}
-	if n == nil {
-		n = &lab.Network{} // the flags are checked all the same
+	n := &lab.Network{} // the flags are checked all the same
+	if c := s.Uplink(m); c != nil {
+		n = s.Segment(c)
+	} else if len(m.Cards) > 0 {
+		n = s.Segment(&m.Cards[0])
 	}
 	if o.subnet != "" {
 		if n.Subnet, err = lab.ParseSubnet(o.subnet); err != nil {

@@ -161,7 +161,7 @@ func (o *runOptions) console(ctx context.Context, env Env, s *supervisor.Session
 		return err
 	}
 	screen.Pause()
-	err := attach(ctx, env, s.Console())
+	err := attach(ctx, env, s.Console(), endConsole)
 	if errors.Is(err, errEscape) {
 		return nil
 	}
@@ -173,10 +173,6 @@ func (o *runOptions) console(ctx context.Context, env Env, s *supervisor.Session
 	}
 	return nil
 }
-
-// stopPatience is how long the first of two signals in a row waits for the
-// second before it counts as one alone.
-const stopPatience = 2 * time.Second
 
 // command runs argv in the machine as if it ran here.
 func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supervisor.Session, screen *term.Renderer, argv []string) error {
@@ -198,25 +194,14 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 			end(errGone)
 		}
 	})
-	cmd := access.Command{Argv: argv, Stdin: env.Stdin, Stdout: &output{env.Stdout, end}, Stderr: &output{env.Stderr, end}}
+	r := newRemote(env, argv, end)
 	after := func() error { return nil }
 	if o.around != nil {
-		if after, err = o.around(running, client, &cmd); err != nil {
+		if after, err = o.around(running, client, &r.cmd); err != nil {
 			return err
 		}
 	}
-	in, out := int(env.Stdin.Fd()), int(env.Stdout.Fd())
-	if o.tty || !o.noTTY && xterm.IsTerminal(in) && xterm.IsTerminal(out) {
-		restore, err := o.terminal(env, &cmd)
-		if err != nil {
-			return err
-		}
-		defer restore()
-	}
-	passing := make(chan string, 16)
-	cmd.Signals = passing
-	defer sig.pass(passOn(passing, func() { end(statusError(ExitInterrupted)) }))()
-	status, err := client.Run(running, cmd)
+	status, err := r.run(running, sig, client, o.tty, o.noTTY)
 	broken := after()
 	switch {
 	case err == nil && broken != nil:
@@ -271,83 +256,6 @@ func gone(ctx context.Context, s *supervisor.Session) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// output is where a command's output goes. When it can't be written the command
-// is ended: nobody is there to hear more.
-type output struct {
-	f    *os.File
-	fail func(error)
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	n, err := o.f.Write(b)
-	if err != nil {
-		o.fail(fmt.Errorf("write the command's output: %w", err))
-	}
-	return n, err
-}
-
-// passOn sends signals to the command; three interrupts in a row that it does
-// not heed end it.
-func passOn(to chan<- string, end func()) func(unix.Signal) {
-	var last time.Time
-	count := 0
-	return func(s unix.Signal) {
-		name, ok := access.SignalName(s)
-		if !ok {
-			return
-		}
-		if s == unix.SIGINT || s == unix.SIGTERM {
-			if time.Since(last) > stopPatience {
-				count = 0
-			}
-			last = time.Now()
-			if count++; count >= 3 {
-				end()
-			}
-		}
-		select {
-		case to <- name:
-		default: // sixteen are waiting: one more would say nothing new
-		}
-	}
-}
-
-// terminal puts the person's terminal in raw mode and gives the command one of
-// the same kind and size.
-func (o *runOptions) terminal(env Env, cmd *access.Command) (restore func(), err error) {
-	cmd.Terminal = env.Getenv("TERM")
-	if cmd.Terminal == "" {
-		cmd.Terminal = "linux"
-	}
-	cmd.Size = access.Size{Cols: 80, Rows: 24}
-	in, out := int(env.Stdin.Fd()), int(env.Stdout.Fd())
-	if cols, rows, err := xterm.GetSize(out); err == nil {
-		cmd.Size = access.Size{Cols: cols, Rows: rows}
-	}
-	resize := make(chan access.Size, 1)
-	cmd.Resize = resize
-	stopSize := followSize(env.Stdout, sizeFunc(func(cols, rows int) error {
-		select {
-		case <-resize: // only the newest size counts
-		default:
-		}
-		resize <- access.Size{Cols: cols, Rows: rows}
-		return nil
-	}))
-	if !xterm.IsTerminal(in) {
-		return stopSize, nil
-	}
-	old, err := xterm.MakeRaw(in)
-	if err != nil {
-		stopSize()
-		return nil, err
-	}
-	return func() {
-		xterm.Restore(in, old)
-		stopSize()
-	}, nil
 }
 
 // asUsage makes a mistake in what was asked for a usage error; what went wrong

@@ -144,38 +144,8 @@ func groupKeys() []key[rootfs.Group] {
 	}
 }
 
-func networkKeys() []key[Network] {
-	gateways := []string{"auto", "none"}
-	return []key[Network]{
-		{"subnet", "IPv4 network: gateway .2, name server .3, leases from .15.", textShape("10.0.2.0/24"),
-			func(d *decoder, n ast.Node, w *Network) { parsed(d, n, "subnet", ParseSubnet, &w.Subnet) }},
-		{"subnet6", "IPv6 network, /64.", textShape("fd00:1::/64"),
-			func(d *decoder, n ast.Node, w *Network) { parsed(d, n, "subnet6", ParseSubnet6, &w.Subnet6) }},
-		{"gateway", "Whether the network has a router to the host.", wordShape(gateways...),
-			func(d *decoder, n ast.Node, w *Network) {
-				word := "auto"
-				choice(d, n, "gateway", gateways, &word)
-				w.NoGateway = word == "none"
-			}},
-		{"dhcp", "Whether the gateway hands out addresses.", boolShape(),
-			func(d *decoder, n ast.Node, w *Network) {
-				v, ok := d.boolean(n, "dhcp")
-				w.NoDHCP = ok && !v
-			}},
-		{"host", "Whether the host's loopback can be reached at the gateway's address.", boolShape(),
-			func(d *decoder, n ast.Node, w *Network) {
-				v, ok := d.boolean(n, "host")
-				w.NoHost = ok && !v
-			}},
-		{"restrict", "Close everything outside the network.", boolShape(),
-			func(d *decoder, n ast.Node, w *Network) { d.flag(n, "restrict", &w.Restrict) }},
-		{"mtu", "Largest packet, in bytes.", intShape(MinMTU, MaxMTU),
-			func(d *decoder, n ast.Node, w *Network) { d.number(n, "mtu", MinMTU, MaxMTU, &w.MTU) }},
-	}
-}
-
 func machineKeys() []key[Machine] {
-	return []key[Machine]{
+	return append([]key[Machine]{
 		{"image", "The image it starts from; may be left out when there is only one.", textShape("base"),
 			func(d *decoder, n ast.Node, m *Machine) { d.set(n, "image", &m.Image) }},
 		{"backend", "What runs it.", wordShape(Backends()...),
@@ -190,8 +160,9 @@ func machineKeys() []key[Machine] {
 			func(d *decoder, n ast.Node, m *Machine) { choice(d, n, "boot", Boots(), &m.Boot) }},
 		{"root", "Where the root file system lives: in memory, or on a disk, of which a throwaway machine writes to a copy.", wordShape(Roots()...),
 			func(d *decoder, n ast.Node, m *Machine) { choice(d, n, "root", Roots(), &m.Root) }},
-		{"networks", "The networks it is on, in the order of its cards.", listShape(textShape("lan")),
-			func(d *decoder, n ast.Node, m *Machine) { m.Networks = d.texts(n, "networks") }},
+		{"networks", "The networks it is on, in the order of its cards: their names, or objects that say more.",
+			listShape(shape{"oneOf": []shape{textShape("lan"), objectShape(cardKeys())}}),
+			func(d *decoder, n ast.Node, m *Machine) { m.Cards = d.cards(n) }},
 		{"forwards", "Ports of the host that lead into the machine: [ADDRESS:]HOSTPORT:PORT[/udp].",
 			listShape(textShape("127.0.0.1:5522:22")),
 			func(d *decoder, n ast.Node, m *Machine) {
@@ -209,7 +180,7 @@ func machineKeys() []key[Machine] {
 			func(d *decoder, n ast.Node, m *Machine) { m.Cmdline = d.texts(n, "cmdline") }},
 		{"modules", "Further kernel modules, loaded at boot with what they need.", listShape(textShape("dummy")),
 			func(d *decoder, n ast.Node, m *Machine) { m.Modules = d.texts(n, "modules") }},
-	}
+	}, lifeKeys()...)
 }
 
 func (d *decoder) set(n ast.Node, what string, to *string) {

@@ -24,7 +24,7 @@ func TestStarterParses(t *testing.T) {
 		t.Errorf("file is %+v", i.Files[0])
 	}
 	m := s.Machines["alice"]
-	if m == nil || m.Memory != 128*MiB || m.Image != "base" || s.Uplink(m).Name != "lan" {
+	if m == nil || m.Memory != 128*MiB || m.Image != "base" || s.Uplink(m).Network != "lan" {
 		t.Errorf("machine is %+v", m)
 	}
 }
@@ -35,7 +35,7 @@ func TestDefaultsAreFilledIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := s.Machines["two"]
-	if m == nil || m.Image != "two" || m.Memory != DefaultMemory || !reflect.DeepEqual(m.Networks, []string{"lan"}) {
+	if m == nil || m.Image != "two" || m.Memory != DefaultMemory || !reflect.DeepEqual(m.NetworkNames(), []string{"lan"}) {
 		t.Errorf("machine is %+v", m)
 	}
 	if got := s.Networks["lan"].Subnet; got != netip.MustParsePrefix("10.0.2.0/24") {

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -76,9 +77,21 @@ func (s *Spec) complete(at *places) {
 	if len(s.Networks) == 0 {
 		s.Networks["lan"] = newNetwork("lan")
 	}
+	for i, e := range at.d.mapping(at.node("machines"), "machines") {
+		if m := s.Machines[e.name]; m != nil {
+			m.Place = i + 1
+		}
+	}
+	for _, name := range s.NetworkNames() {
+		s.checkNetwork(s.Networks[name], at)
+	}
 	for _, name := range s.MachineNames() {
 		s.completeMachine(s.Machines[name], at)
 	}
+	if _, cycle := s.Order(); cycle != nil && len(at.d.errs) == 0 {
+		at.fail([]string{"machines", cycle[0], "after"}, 0, "machines wait for each other: %s", strings.Join(cycle, " after "))
+	}
+	s.checkAddresses(at)
 	if len(s.Machines) == 0 {
 		for _, name := range s.ImageNames() {
 			s.Machines[name] = s.Throwaway(name)
@@ -98,7 +111,8 @@ func (s *Spec) completeMachine(m *Machine, at *places) {
 		at.fail(path("image"), 0, "%s", OneOf("image", m.Image, images))
 	}
 	seen := map[string]bool{}
-	for i, n := range m.Networks {
+	for i := range m.Cards {
+		n := m.Cards[i].Network
 		if s.Networks[n] == nil {
 			at.fail(path("networks"), i, "%s", OneOf("network", n, s.NetworkNames()))
 		}
@@ -114,6 +128,11 @@ func (s *Spec) completeMachine(m *Machine, at *places) {
 	if len(m.Forwards) > 0 && s.Uplink(m) == nil {
 		at.fail(path("forwards"), 0, "machine %q has forwards, and no network with a gateway to forward over", m.Name)
 	}
+	for i, other := range m.After {
+		if err := OneOf("machine", other, s.MachineNames()); err != nil {
+			at.fail(path("after"), i, "%s", err)
+		}
+	}
 	for i, p := range m.Cmdline {
 		if strings.ContainsAny(p, " \t\n\x00") {
 			at.fail(path("cmdline"), i, "kernel parameter %q holds a blank; give each as an item of its own", p)
@@ -121,13 +140,101 @@ func (s *Spec) completeMachine(m *Machine, at *places) {
 	}
 }
 
+// checkNetwork holds what a network says of machines against them.
+func (s *Spec) checkNetwork(n *Network, at *places) {
+	for _, g := range n.Segments() {
+		path := func(key string) []string {
+			if g.VLAN != 0 {
+				return []string{"networks", n.Name, "vlans", strconv.Itoa(g.VLAN), key}
+			}
+			return []string{"networks", n.Name, key}
+		}
+		if g.Router != "" && s.router(g.Router, g.Network, n.Name, path("router"), at) {
+			s.Machines[g.Router].Forwarding = true
+		}
+		for i, r := range g.Routes {
+			if _, err := netip.ParseAddr(r.Via); err != nil {
+				s.router(r.Via, g.Network, n.Name, append(path("routes"), strconv.Itoa(i)), at)
+			}
+		}
+		dhcp := g.DHCP
+		for _, a := range []netip.Addr{dhcp.First, dhcp.Last} {
+			if a.IsValid() && !g.Subnet.Contains(a) {
+				at.fail(path("dhcp"), 0, "%s is not in network %s", a, g.Subnet)
+			}
+		}
+		if dhcp.First.IsValid() && dhcp.Last.IsValid() && dhcp.Last.Less(dhcp.First) {
+			at.fail(path("dhcp"), 0, "the last address, %s, comes before the first, %s", dhcp.Last, dhcp.First)
+		}
+		if g.NoGateway && dhcp.given() {
+			at.fail(path("dhcp"), 0, "network %q has no gateway to answer DHCP", g.Name)
+		}
+	}
+}
+
+// router finds the machine that a network names to lead elsewhere.
+func (s *Spec) router(name string, segment *Network, network string, path []string, at *places) bool {
+	m := s.Machines[name]
+	if m == nil {
+		at.fail(path, 0, "%s", OneOf("machine", name, s.MachineNames()))
+		return false
+	}
+	if c := m.Card(network); c == nil || segment.Name != s.Networks[network].Segment(c.VLAN).Name {
+		at.fail(path, 0, "machine %q is not on network %q", name, segment.Name)
+		return false
+	}
+	return true
+}
+
+// checkAddresses looks for addresses that can't be, or that two cards have.
+func (s *Spec) checkAddresses(at *places) {
+	taken := map[string]string{}
+	for _, name := range s.inFileOrder() {
+		m := s.Machines[name]
+		for i := range m.Cards {
+			c := &m.Cards[i]
+			if s.Networks[c.Network] == nil || !c.Addr.IsValid() {
+				continue
+			}
+			fail := func(format string, args ...any) {
+				at.fail([]string{"machines", name, "networks"}, i, format, args...)
+			}
+			g := s.Segment(c)
+			key := g.Name + " " + c.Addr.String()
+			switch {
+			case !g.Subnet.IsValid():
+				fail("network %q has no subnet for the address %s", g.Name, c.Addr)
+			case !g.Subnet.Contains(c.Addr) || c.Addr == g.Subnet.Addr() || !g.Subnet.Contains(c.Addr.Next()):
+				fail("%s is no address of a machine on network %q, %s", c.Addr, g.Name, g.Subnet)
+			case !g.NoGateway && (c.Addr == hostNumber(g.Subnet, 2) || c.Addr == hostNumber(g.Subnet, 3)):
+				fail("%s belongs to the gateway of network %q", c.Addr, g.Name)
+			case taken[key] != "":
+				fail("machines %q and %q both have %s", taken[key], name, c.Addr)
+			}
+			taken[key] = name
+		}
+	}
+}
+
+func hostNumber(p netip.Prefix, n int) netip.Addr {
+	a := p.Addr()
+	for range n {
+		a = a.Next()
+	}
+	return a
+}
+
 // clash finds two networks of a machine whose gateways hand out the same
 // addresses; nobody could be reached over the second.
 func (s *Spec) clash(m *Machine) (a, b *Network) {
-	for i, first := range m.Networks {
-		for _, second := range m.Networks[i+1:] {
-			a, b := s.Networks[first], s.Networks[second]
-			if a != nil && b != nil && a != b && !a.NoGateway && !b.NoGateway && a.Subnet.Overlaps(b.Subnet) {
+	for i := range m.Cards {
+		for j := range m.Cards[:i] {
+			first, second := &m.Cards[j], &m.Cards[i]
+			if s.Networks[first.Network] == nil || s.Networks[second.Network] == nil || first.Network == second.Network {
+				continue
+			}
+			a, b := s.Segment(first), s.Segment(second)
+			if a.addressed(first) && b.addressed(second) && a.Subnet.Overlaps(b.Subnet) {
 				return a, b
 			}
 		}
@@ -135,11 +242,16 @@ func (s *Spec) clash(m *Machine) (a, b *Network) {
 	return nil, nil
 }
 
-// Uplink is the first of a machine's networks that has a gateway, or nil.
-func (s *Spec) Uplink(m *Machine) *Network {
-	for _, n := range m.Networks {
-		if w := s.Networks[n]; w != nil && !w.NoGateway {
-			return w
+// addressed says whether a card on the network gets an address of it.
+func (n *Network) addressed(c *Card) bool {
+	return n.Subnet.IsValid() && c.Config == CardAuto && !(n.DHCP.Off && !c.Addr.IsValid())
+}
+
+// Uplink is the machine's first card on a network that has a gateway, or nil.
+func (s *Spec) Uplink(m *Machine) *Card {
+	for i := range m.Cards {
+		if c := &m.Cards[i]; s.Networks[c.Network] != nil && !s.Segment(c).NoGateway {
+			return c
 		}
 	}
 	return nil
@@ -152,7 +264,7 @@ func (s *Spec) Throwaway(image string) *Machine {
 	m.Image = image
 	for _, n := range s.NetworkNames() {
 		if !s.Networks[n].NoGateway {
-			m.Networks = []string{n}
+			m.Cards = []Card{{Network: n}}
 			break
 		}
 	}

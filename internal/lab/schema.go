@@ -53,7 +53,14 @@ func Manual() []byte {
 	manual(&b, "A user: `users: [{...}]`", userKeys())
 	manual(&b, "A group: `groups: [{...}]`", groupKeys())
 	manual(&b, "A network: `networks: {NAME: {...}}`", networkKeys())
+	manual(&b, "A VLAN: `vlans: {NUMBER: {...}}`", segmentKeys())
+	manual(&b, "DHCP: `dhcp: {...}`", dhcpKeys())
+	manual(&b, "A route: `routes: [{...}]`", routeKeys())
+	manual(&b, "A plug: `plugs: [{...}]`", plugKeys())
 	manual(&b, "A machine: `machines: {NAME: {...}}`", machineKeys())
+	manual(&b, "A network card: `networks: [{...}]` of a machine", cardKeys())
+	manual(&b, "When a machine is ready: `ready: {...}`", readyKeys())
+	manual(&b, "A share: `shares: [{...}]`", shareKeys())
 	return []byte(b.String())
 }
 

@@ -18,7 +18,6 @@ package lab
 import (
 	"maps"
 	"net"
-	"net/netip"
 	"slices"
 
 	"wolffia/internal/rootfs"
@@ -56,18 +55,6 @@ type Image struct {
 	Kernel   string      // of a disk: a flavour, one of Debian's names, or a path on the host; empty means the generic one
 }
 
-// Network is one virtual switch and, unless NoGateway, its router.
-type Network struct {
-	Name      string
-	Subnet    netip.Prefix // IPv4
-	Subnet6   netip.Prefix // IPv6, /64; zero means the gateway's own choice
-	NoGateway bool
-	NoDHCP    bool
-	NoHost    bool // the host itself can't be reached
-	Restrict  bool // nothing outside the network can be reached
-	MTU       int  // bytes
-}
-
 // Machine is one Linux.
 type Machine struct {
 	Name     string
@@ -78,11 +65,18 @@ type Machine struct {
 	Type     Type
 	Boot     Boot
 	Root     Root
-	Networks []string
+	Cards    []Card
 	Forwards []Forward
 	Kernel   string   // a kernel image or build folder on the host; empty means Debian's
 	Cmdline  []string // further kernel parameters
 	Modules  []string // further kernel modules to load at boot
+
+	Place      int      // in the file, from 1
+	After      []string // machines that have to be ready first
+	Ready      Ready
+	Restart    RestartPolicy
+	Forwarding bool // it is a router
+	Shares     []Share
 }
 
 // Type is the kind of computer that QEMU makes of an amd64 machine.
@@ -150,9 +144,9 @@ func Default() *Spec {
 		Name: "base", Release: DefaultRelease, Deps: rootfs.DepsELF, Arch: "",
 		Packages: []string{"busybox-static", "dropbear-bin"},
 	}
-	s.Networks["lan"] = &Network{Name: "lan", Subnet: defaultSubnet(), MTU: DefaultMTU}
+	s.Networks["lan"] = newNetwork("lan")
 	m := newMachine("wolffia")
-	m.Image, m.Networks = "base", []string{"lan"}
+	m.Image, m.Cards = "base", []Card{{Network: "lan"}}
 	s.Machines[m.Name] = m
 	return s
 }
@@ -165,16 +159,9 @@ func newImage(name string) *Image {
 	return &Image{Name: name, Release: DefaultRelease, Guess: true, Deps: rootfs.DepsPackages}
 }
 
-func newNetwork(name string) *Network {
-	return &Network{Name: name, Subnet: defaultSubnet(), MTU: DefaultMTU}
-}
-
 func newMachine(name string) *Machine {
-	return &Machine{Name: name, Backend: BackendAuto, Memory: DefaultMemory, Boot: BootKernel, Root: RootInitramfs}
+	return &Machine{Name: name, Backend: BackendAuto, Memory: DefaultMemory, Boot: BootKernel, Root: RootInitramfs, Restart: RestartNo}
 }
-
-// defaultSubnet is QEMU's own, so that its users find what they know.
-func defaultSubnet() netip.Prefix { return netip.MustParsePrefix("10.0.2.0/24") }
 
 // ImageNames, NetworkNames and MachineNames list the names, sorted.
 func (s *Spec) ImageNames() []string { return slices.Sorted(maps.Keys(s.Images)) }

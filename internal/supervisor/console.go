@@ -15,13 +15,13 @@ import (
 // Console is the machine's console. Where the console itself can't tell the
 // guest the size of the terminal that shows it, stty does so inside, as soon as
 // the machine can be entered.
-func (s *Session) Console() machine.Console {
-	return &console{Console: s.machine.Console(), session: s}
+func (s *Guest) Console() machine.Console {
+	return &console{Console: s.machine.Console(), guest: s}
 }
 
 type console struct {
 	machine.Console
-	session *Session
+	guest *Guest
 
 	mu      sync.Mutex
 	size    access.Size // the newest
@@ -39,7 +39,7 @@ func (c *console) Resize(cols, rows int) error {
 	c.size = access.Size{Cols: cols, Rows: rows}
 	if !c.telling {
 		c.telling = true
-		c.session.side.Go(c.tell)
+		c.guest.side.Go(c.tell)
 	}
 	return nil
 }
@@ -47,8 +47,8 @@ func (c *console) Resize(cols, rows int) error {
 // tell runs stty until the guest knows the newest size. A guest that can't be
 // told is none the worse for it.
 func (c *console) tell() {
-	ctx := c.session.ctx
-	client, err := c.session.visit(ctx)
+	ctx := c.guest.ctx
+	client, err := c.guest.visit(ctx)
 	if err == nil {
 		defer client.Close()
 	}
@@ -62,14 +62,14 @@ func (c *console) tell() {
 			return
 		}
 		c.mu.Unlock()
-		err = stty(ctx, client, c.session.cfg.Backend.Guest(c.session.cfg.Arch).Console, size)
+		err = stty(ctx, client, c.guest.cfg.Backend.Guest(c.guest.cfg.Arch).Console, size)
 		told = size
 	}
 }
 
-// visit enters the guest once it can be entered. Unlike [Session.Dial] it leaves
+// visit enters the guest once it can be entered. Unlike [Guest.Dial] it leaves
 // a machine alone that can't.
-func (s *Session) visit(ctx context.Context) (*access.Client, error) {
+func (s *Guest) visit(ctx context.Context) (*access.Client, error) {
 	if !s.boot.open(ctx) {
 		return nil, errors.New("the machine lets nobody in")
 	}

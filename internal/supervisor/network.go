@@ -1,97 +1,202 @@
 package supervisor
 
 import (
-	"crypto/sha256"
+	"errors"
 	"fmt"
-	"net/netip"
+	"io"
+	"maps"
+	"net"
+	"sync"
 
+	"wolffia/internal/event"
 	"wolffia/internal/lab"
 	"wolffia/internal/vnet"
+	"wolffia/internal/vnet/capture"
 	"wolffia/internal/vnet/gateway"
+	"wolffia/internal/vnet/link"
 )
 
-// network is a running switch and, where the network has one, its gateway.
-type network struct {
-	name string
-	sw   *vnet.Switch
-	gw   *gateway.Gateway
+// networks are running networks by name.
+type networks map[string]*network
+
+func (n networks) close() {
+	for _, w := range n {
+		w.close()
+	}
 }
 
-// openNetworks makes the machine's networks, with the forwards on its uplink.
-func (s *Session) openNetworks() error {
-	uplink := s.cfg.Lab.Uplink(s.cfg.Machine)
-	for _, name := range s.cfg.Machine.Networks {
-		spec := s.cfg.Lab.Networks[name]
-		n := &network{name: name, sw: vnet.NewSwitch(vnet.SwitchOptions{})}
-		s.nets = append(s.nets, n)
-		if spec.NoGateway {
+// network is a running switch, with the gateways of its segments.
+type network struct {
+	spec *lab.Network
+	sw   *vnet.Switch
+	ring *capture.Ring // what passed last; nil keeps nothing
+
+	mu       sync.Mutex
+	gateways map[int]*gateway.Gateway // by VLAN, 0 for what has no tag
+	cables   map[string]*cable        // by the name of their port: "alice/eth0"
+	watchers map[*int]watcher
+
+	plugs []io.Closer // used by Apply and Close alone
+}
+
+// cable is a link to a port of the switch.
+type cable struct {
+	*link.Link
+	mac net.HardwareAddr
+}
+
+type networkOptions struct {
+	ring lab.Size // bytes of the last frames to keep
+}
+
+func newNetwork(spec *lab.Network, o networkOptions) *network {
+	n := &network{spec: spec, sw: vnet.NewSwitch(vnet.SwitchOptions{}), gateways: map[int]*gateway.Gateway{}, cables: map[string]*cable{}, watchers: map[*int]watcher{}}
+	if o.ring > 0 {
+		n.ring = capture.NewRing(capture.RingOptions{Size: int(o.ring)})
+	}
+	return n
+}
+
+// openGateways plugs in a gateway for each segment that has one.
+func (n *network) openGateways(p *plan, events event.Sink) error {
+	for _, g := range n.spec.Segments() {
+		if g.NoGateway {
 			continue
 		}
-		if err := n.open(s.gatewayConfig(spec, spec == uplink)); err != nil {
+		port, err := n.sw.Plug(vnet.PortOptions{
+			Name: "gateway", Offloads: true, Queue: gateway.PortQueue, VLAN: vnet.VLAN{Access: g.VLAN},
+		})
+		if err != nil {
+			return fmt.Errorf("network %s: %w", g.Name, err)
+		}
+		cfg, err := p.gateway(g.Network, n.spec.MTU, events)
+		if err != nil {
+			port.Close()
 			return err
 		}
+		name := "gateway"
+		if g.VLAN != 0 {
+			name = fmt.Sprintf("gateway.%d", g.VLAN)
+		}
+		gw, err := gateway.New(n.cord(port, name, cfg.MAC, link.Options{Reversed: true}), cfg)
+		if err != nil {
+			return fmt.Errorf("network %s: %w", g.Name, err)
+		}
+		n.mu.Lock()
+		n.gateways[g.VLAN] = gw
+		n.mu.Unlock()
 	}
 	return nil
 }
 
-// open plugs a gateway into the switch.
-func (n *network) open(cfg gateway.Config) error {
-	port, err := n.sw.Plug(vnet.PortOptions{Name: "gateway", Offloads: true, Queue: gateway.PortQueue})
-	if err != nil {
-		return fmt.Errorf("network %s: %w", n.name, err)
+// plug joins a machine's n-th card with the switch. The cable goes with the
+// machine.
+func (n *network) plug(port vnet.Port, machine string, card int, spec *lab.Card, mac net.HardwareAddr) error {
+	return n.attach(port, machine+"/"+cardName(card), spec, mac)
+}
+
+// cord puts a link around a port, on which all who watch the network look.
+func (n *network) cord(port vnet.Port, name string, mac net.HardwareAddr, o link.Options) *cable {
+	c := &cable{Link: link.New(port, o), mac: mac}
+	i := n.interfaceOf(name, mac)
+	if n.ring != nil {
+		c.Observe(n.ring.Interface(i))
 	}
-	gw, err := gateway.New(port, cfg)
-	if err != nil {
-		return fmt.Errorf("network %s: %w", n.name, err)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, w := range n.watchers {
+		if o := w(i); o != nil {
+			c.Observe(o)
+		}
 	}
-	n.gw = gw
+	n.cables[name] = c
+	return c
+}
+
+// attach joins a port with the switch by a cable.
+func (n *network) attach(port vnet.Port, name string, spec *lab.Card, mac net.HardwareAddr) error {
+	c := n.cord(port, name, mac, link.Options{})
+	c.SetUp(!spec.Down)
+	err := errors.Join(c.SetImpairment(link.Out, spec.Link.Out), c.SetImpairment(link.In, spec.Link.In))
+	if err != nil {
+		c.Close()
+	} else {
+		_, err = n.sw.Attach(c.Link, vnet.PortOptions{Name: name, VLAN: spec.VLAN})
+	}
+	if err != nil {
+		return fmt.Errorf("network %s: plug in %s: %w", n.spec.Name, name, err)
+	}
 	return nil
 }
 
-func (n *network) attach(port vnet.Port, name string) error {
-	if _, err := n.sw.Attach(port, vnet.PortOptions{Name: name}); err != nil {
-		return fmt.Errorf("network %s: plug in %s: %w", n.name, name, err)
-	}
-	return nil
+// cable gives the link of a port, as long as that is plugged in.
+func (n *network) cable(name string) *cable {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cables[name]
 }
 
 func (n *network) close() {
-	if n.gw != nil {
-		n.gw.Close()
+	n.closePlugs()
+	n.mu.Lock()
+	gateways := n.gateways
+	n.gateways = nil
+	n.mu.Unlock()
+	for _, gw := range gateways {
+		gw.Close()
 	}
 	n.sw.Close()
 }
 
-// prefix6 is a network's IPv6 prefix. Where the file has none, a lab's only
-// network leaves it to the gateway; several get one each, which follows from
-// the name, so that a machine on two of them knows which is which.
-func prefix6(l *lab.Spec, n *lab.Network) netip.Prefix {
-	if n.Subnet6.IsValid() || len(l.Networks) < 2 {
-		return n.Subnet6
+// open makes the gateways and plugs of the network.
+func (n *network) open(p *plan, base string, events event.Sink) error {
+	if err := n.openGateways(p, events); err != nil {
+		return err
 	}
-	sum := sha256.Sum256([]byte(n.Name))
-	a := netip.MustParseAddr("fd00:77:6f6c::").As16()
-	copy(a[6:8], sum[:2])
-	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
+	return n.openPlugs(base, events)
 }
 
-// gatewayConfig describes a network's gateway. The machine has the first
-// lease, so that forwards know where it is before it asks.
-func (s *Session) gatewayConfig(n *lab.Network, uplink bool) gateway.Config {
-	m := s.cfg.Machine
-	cfg := gateway.Config{
-		Subnet: n.Subnet, Prefix6: prefix6(s.cfg.Lab, n), MTU: n.MTU,
-		NoDHCP: n.NoDHCP, NoHost: n.NoHost, Restrict: n.Restrict, Events: s.cfg.Events,
+// change makes what spec says of a network that runs, and stays.
+func (n *network) change(spec *lab.Network, p *plan, base string, events event.Sink) error {
+	n.closePlugs()
+	n.mu.Lock()
+	gateways := n.gateways
+	n.gateways = map[int]*gateway.Gateway{}
+	n.spec = spec
+	n.mu.Unlock()
+	for _, gw := range gateways {
+		gw.Close()
 	}
-	address := cfg.FirstLease()
-	cfg.Reservations = []gateway.Reservation{{MAC: s.mac(n.Name), Addr: address, Name: m.Name}}
-	cfg.Names = map[string][]netip.Addr{m.Name: {address, cfg.Address6(s.mac(n.Name))}}
-	if uplink {
-		for _, f := range m.Forwards {
-			cfg.Forwards = append(cfg.Forwards, gateway.Forward{
-				Network: f.Network, Bind: f.Host, Guest: netip.AddrPortFrom(address, f.Port),
-			})
+	return n.open(p, base, events)
+}
+
+// update tells the gateways which machines there are now.
+func (n *network) update(spec *lab.Network, p *plan) error {
+	n.mu.Lock()
+	n.spec = spec
+	gateways := maps.Clone(n.gateways)
+	n.mu.Unlock()
+	var errs []error
+	for _, g := range spec.Segments() {
+		gw := gateways[g.VLAN]
+		if gw == nil {
+			continue
 		}
+		gw.SetNames(p.names(g.Network))
+		var forwards []gateway.Forward
+		for _, m := range p.machines {
+			forwards = append(forwards, p.forwards(m, g.Network)...)
+		}
+		errs = append(errs, gw.SetReservations(p.reservations(g.Network)), gw.SetForwards(forwards))
 	}
-	return cfg
+	return errors.Join(errs...)
+}
+
+// setCable gives a port's cable its impairments, if it is plugged in.
+func (n *network) setCable(name string, c lab.Cable) error {
+	l := n.cable(name)
+	if l == nil {
+		return nil
+	}
+	return errors.Join(l.SetImpairment(link.Out, c.Out), l.SetImpairment(link.In, c.In))
 }

@@ -1,0 +1,514 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"wolffia/internal/tooltest"
+)
+
+// small is the image of labs in tests.
+const small = "images:\n  base: {packages: [busybox-static, dropbear-bin], deps: elf}\n"
+
+// lab is a lab in the background, in a folder of its own.
+type lab struct {
+	*person
+	t   testing.TB
+	dir string
+}
+
+// newLab writes a lab's file, and takes the lab down when the test ends.
+func newLab(t testing.TB, p *person, file string) *lab {
+	t.Helper()
+	l := &lab{person: p, t: t, dir: p.folder(t, "lab")}
+	l.file(file)
+	t.Cleanup(func() { l.try(t, call{dir: l.dir}, "down", "--volumes") })
+	return l
+}
+
+// file replaces the lab's file.
+func (l *lab) file(text string) {
+	l.t.Helper()
+	l.write(l.t, filepath.Join(l.dir, "wolffia.yaml"), text)
+}
+
+// do runs a verb in the lab's folder, which has to succeed.
+func (l *lab) do(args ...string) string {
+	l.t.Helper()
+	return l.run(l.t, call{dir: l.dir, limit: cold}, args...).out
+}
+
+// in runs a script in a machine, which has to succeed.
+func (l *lab) in(machine, script string) string {
+	l.t.Helper()
+	return l.do("exec", machine, "--", "sh", "-ec", script)
+}
+
+// fails runs a verb that must fail with a status, and gives what it complains.
+func (l *lab) fails(status int, args ...string) string {
+	l.t.Helper()
+	o := l.try(l.t, call{dir: l.dir, limit: cold}, args...)
+	if o.status != status {
+		l.t.Fatalf("status %d, want %d: %v", o.status, status, o)
+	}
+	return o.err
+}
+
+// machine is what ps says of a machine.
+type machineStatus struct {
+	Name, State, Backend, Error string
+	Restarts                    int
+}
+
+func (l *lab) ps() (pid int, machines map[string]machineStatus) {
+	l.t.Helper()
+	var labs []struct {
+		PID      int
+		Machines []machineStatus
+	}
+	if err := json.Unmarshal([]byte(l.do("ps", "--json")), &labs); err != nil || len(labs) != 1 {
+		l.t.Fatalf("%v, %v", labs, err)
+	}
+	machines = map[string]machineStatus{}
+	for _, m := range labs[0].Machines {
+		machines[m.Name] = m
+	}
+	return labs[0].PID, machines
+}
+
+// TestLab has machines of several kinds on one network, and others behind a
+// machine that routes.
+func TestLab(t *testing.T) {
+	parallel(t)
+	p := newPerson(t)
+	l := newLab(t, p, `
+name: mixed
+images:
+  base: {packages: [busybox-static, dropbear-bin], deps: elf}
+networks:
+  lan: {routes: [{to: 10.9.0.0/24, via: router}, {to: "fd00:9::/64", via: router}]}
+  far: {subnet: 10.9.0.0/24, subnet6: "fd00:9::/64", router: router}
+machines:
+  anna: {networks: [lan]}
+  bert: {networks: [lan]}
+  carl: {networks: [lan], backend: qemu}
+  dora: {networks: [lan], backend: qemu, arch: arm64}
+  router: {networks: [lan, far]}
+  emil: {networks: [far], after: [router]}
+`)
+	host, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "the host") })}
+	go server.Serve(host)
+	defer server.Close()
+	port := host.Addr().(*net.TCPAddr).Port
+	l.do("up", "--boot-timeout", "5m")
+
+	near := []string{"anna", "bert", "carl", "dora"}
+	for _, from := range near {
+		var script strings.Builder
+		for _, to := range near {
+			if from != to {
+				fmt.Fprintf(&script, "ping -4 -c 1 -W 5 %s; ping -6 -c 1 -W 5 %[1]s.lan\n", to)
+			}
+		}
+		fmt.Fprintf(&script, "wget -q -O - http://10.0.2.2:%d/\n", port)
+		fmt.Fprintf(&script, "ping -4 -c 1 -W 5 emil; ping -6 -c 1 -W 5 emil\n")
+		if out := l.in(from, script.String()); strings.Count(out, " 0% packet loss") != 8 || !strings.Contains(out, "the host") {
+			t.Errorf("%s: %s", from, out)
+		}
+	}
+	for _, to := range near {
+		out := l.in("emil", fmt.Sprintf("ping -4 -c 1 -W 5 %s; ping -6 -c 1 -W 5 %[1]s; traceroute -n -w 3 %[1]s", to))
+		if strings.Count(out, " 0% packet loss") != 2 || !strings.Contains(out, " 1  10.9.0.1 ") {
+			t.Errorf("emil to %s: %s", to, out)
+		}
+	}
+	_, machines := l.ps()
+	for name, m := range machines {
+		if m.State != "ready" || (m.Backend == "qemu") != (name == "carl" || name == "dora") {
+			t.Errorf("%+v", m)
+		}
+	}
+	l.do("down")
+	if out := l.do("ps"); !strings.Contains(out, "no lab is up") {
+		t.Error(out)
+	}
+}
+
+// TestLabRestart restarts a machine, and kills another one, while two others
+// talk: those don't notice, and the links of both come back.
+func TestLabRestart(t *testing.T) {
+	parallel(t)
+	l := newLab(t, newPerson(t), small+`
+networks: {lan: }
+machines:
+  anna: {networks: [lan]}
+  bert: {networks: [lan]}
+  carl: {networks: [lan], restart: on-failure}
+`)
+	l.do("up")
+	// Bytes that say where they stand; the sum at the end is of all of them.
+	listening := l.start(t, call{dir: l.dir}, "exec", "bert", "--", "sh", "-c", "mkfifo /tmp/f; exec 9<>/tmp/f; nc -l -p 99 <&9 | sha256sum & until netstat -ltn | grep -q :99; do sleep 0.1; done; echo listens; wait")
+	listening.out.expect(t, "listens")
+	var sum string
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		sum = l.in("anna", "i=0; while [ $i -lt 60 ]; do seq $i 20000; i=$((i+1)); sleep 0.1; done | tee /tmp/sent | nc bert 99; sha256sum </tmp/sent")
+	})
+	l.do("restart", "carl")
+	l.in("carl", "ping -c 1 -W 5 anna")
+	l.do("stop", "--kill", "carl")
+	if _, m := l.ps(); m["carl"].State != "stopped" {
+		t.Errorf("%+v", m["carl"])
+	}
+	l.do("restart", "carl")
+	// One that dies by itself comes back by itself.
+	l.try(t, call{dir: l.dir}, "exec", "carl", "--", "sh", "-c", "echo c >/proc/sysrq-trigger")
+	limit := time.Now().Add(patience)
+	for {
+		if _, m := l.ps(); m["carl"].State == "ready" && m["carl"].Restarts >= 3 {
+			break
+		}
+		if time.Now().After(limit) {
+			_, m := l.ps()
+			t.Fatalf("%+v", m["carl"])
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	l.in("carl", "ping -c 1 -W 5 anna")
+	sending.Wait()
+	if status := listening.end(t); status != 0 {
+		t.Fatal(listening.err)
+	}
+	if got := listening.out.String(); sum == "" || !strings.HasSuffix(got, sum) {
+		t.Errorf("sent %s, got %s", sum, got)
+	}
+}
+
+// TestLabApply changes the file of a lab that is up: only what has to is
+// touched.
+func TestLabApply(t *testing.T) {
+	parallel(t)
+	l := newLab(t, newPerson(t), small+`
+networks: {lan: }
+machines:
+  anna: {networks: [lan]}
+  bert: {networks: [lan]}
+  carl: {networks: [lan]}
+`)
+	l.do("up")
+	for _, m := range []string{"anna", "bert"} {
+		l.in(m, "echo 1 >/root/life")
+	}
+	port := freePort(t)
+	l.file(small + fmt.Sprintf(`
+networks: {lan: }
+machines:
+  anna: {networks: [lan], forwards: ["%d:80"]}
+  bert: {networks: [lan], memory: 96M}
+  dora: {networks: [lan], after: [anna]}
+`, port))
+	plan := l.do("up", "--dry-run")
+	want := "stop machine carl\nchange machine anna: forwards\nrestart machine bert: memory\nstart machine dora\n"
+	if plan != want {
+		t.Errorf("the plan is\n%swant\n%s", plan, want)
+	}
+	l.do("up")
+	if got := l.in("anna", "cat /root/life"); got != "1\n" {
+		t.Errorf("anna was restarted: %q", got)
+	}
+	if o := l.try(t, call{dir: l.dir}, "exec", "bert", "--", "cat", "/root/life"); o.status == 0 {
+		t.Error("bert was not restarted")
+	}
+	l.in("dora", "ping -c 1 -W 5 anna")
+	l.fails(1, "exec", "carl", "--", "true")
+	served := l.start(t, call{dir: l.dir}, "exec", "anna", "--", "sh", "-c", "echo listens; nc -l -p 80 -e echo from anna")
+	served.out.expect(t, "listens")
+	conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	buf := make([]byte, 100)
+	if n, _ := conn.Read(buf); string(buf[:n]) != "from anna\n" {
+		t.Errorf("%q", buf[:n])
+	}
+	if plan := l.do("up", "--dry-run"); !strings.Contains(plan, "nothing") {
+		t.Errorf("still to do: %s", plan)
+	}
+	// A mistake changes nothing.
+	l.file(small + "networks: {lan: }\nmachines: {anna: {networks: [lna]}}\n")
+	if e := l.fails(2, "up"); !strings.Contains(e, "wolffia.yaml:4:30: unknown network \"lna\"; did you mean \"lan\"?") {
+		t.Error(e)
+	}
+	l.file(small + "networks: {lan: }\nmachines: {anna: {networks: [lan], kernel: ./nothing}}\n")
+	l.fails(2, "up")
+	l.in("bert", "ping -c 1 -W 5 anna")
+}
+
+// TestLabReadiness starts machines after others, and reports those that don't
+// become ready.
+func TestLabReadiness(t *testing.T) {
+	parallel(t)
+	l := newLab(t, newPerson(t), `
+images:
+  base: {packages: [busybox-static, dropbear-bin], deps: elf}
+  server:
+    from: base
+    files: [{path: /etc/wolffia/services/late, mode: "0755", content: "#!/bin/sh\n(sleep 1; echo up >/run/late; nc -ll -p 80 -e true) </dev/null >/dev/null 2>&1 3>&- &\n"}]
+    services: [late]
+networks: {lan: }
+machines:
+  last: {image: base, networks: [lan], after: [middle]}
+  middle: {image: server, networks: [lan], after: [first], ready: {command: "test -e /run/late"}}
+  first: {image: server, networks: [lan], ready: {port: 80}}
+`)
+	l.do("up")
+	// Each began when the one before was ready, so it has been up for less.
+	for _, pair := range [][2]string{{"first", "middle"}, {"middle", "last"}} {
+		l.in(pair[1], "ping -c 1 -W 5 "+pair[0])
+	}
+	l.do("down")
+	l.file(`
+images: {base: {packages: [busybox-static, dropbear-bin], deps: elf}}
+networks: {lan: }
+machines:
+  never: {networks: [lan], ready: {port: 81, timeout: 2s}}
+  waits: {networks: [lan], after: [never]}
+  fine: {networks: [lan]}
+`)
+	e := l.fails(125, "up")
+	for _, want := range []string{`machine "never" did not come up`, "port 81 took no connection within 2s", `machine "waits" did not come up`, "starts after machine never"} {
+		if !strings.Contains(e, want) {
+			t.Errorf("%q is not in\n%s", want, e)
+		}
+	}
+	saved := regexp.MustCompile(`\S+never\.pcapng`).FindString(e)
+	if info, err := os.Stat(saved); err != nil || info.Size() < 100 {
+		t.Errorf("what passed was not saved: %q: %v", saved, err)
+	}
+	_, machines := l.ps()
+	for name, state := range map[string]string{"never": "failed", "waits": "failed", "fine": "ready"} {
+		if machines[name].State != state {
+			t.Errorf("%s: %+v", name, machines[name])
+		}
+	}
+	if e := l.fails(1, "exec", "never", "--", "true"); !strings.Contains(e, "does not run: it is failed") {
+		t.Error(e)
+	}
+	l.file("networks: {lan: }\nmachines: {a: {networks: [lan], after: [b]}, b: {networks: [lan], after: [a]}}\n")
+	if e := l.fails(2, "up"); !strings.Contains(e, "machines wait for each other: ") {
+		t.Error(e)
+	}
+}
+
+// TestLabKilled kills the supervisor: nothing is left, the next commands say
+// so, and the lab starts again.
+func TestLabKilled(t *testing.T) {
+	parallel(t)
+	p := newPerson(t)
+	l := newLab(t, p, small+"networks: {lan: }\nmachines: {anna: {networks: [lan]}, carl: {networks: [lan], backend: qemu}}\n")
+	l.do("up")
+	pid, _ := l.ps()
+	syscall.Kill(pid, syscall.SIGKILL)
+	limit := time.Now().Add(5 * time.Second)
+	for left := p.processes(); len(left) > 0; left = p.processes() {
+		if time.Now().After(limit) {
+			t.Fatalf("left: %v", left)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if out := l.do("ps"); !strings.Contains(out, "dead") || !strings.Contains(out, "was killed") {
+		t.Error(out)
+	}
+	if e := l.fails(1, "exec", "anna", "--", "true"); !strings.Contains(e, "start it again with: wolffia up") {
+		t.Error(e)
+	}
+	if out := l.do("logs", "anna"); !strings.Contains(out, "anna") {
+		t.Errorf("the log is gone: %s", out)
+	}
+	l.do("up")
+	l.in("anna", "ping -c 1 -W 5 carl")
+	l.do("down")
+	l.fails(1, "down")
+}
+
+// TestLabDisks has disks that last until they are dropped.
+func TestLabDisks(t *testing.T) {
+	parallel(t)
+	l := newLab(t, newPerson(t), small+`
+networks: {lan: }
+machines:
+  anna: {networks: [lan], root: disk}
+  carl: {networks: [lan], root: disk, backend: qemu}
+`)
+	l.do("up")
+	both := func(script, want string) {
+		t.Helper()
+		for _, m := range []string{"anna", "carl"} {
+			if got := l.in(m, script); got != want {
+				t.Errorf("%s: %q, want %q", m, got, want)
+			}
+		}
+	}
+	both("echo kept >/root/mine; sync", "")
+	l.do("restart")
+	both("cat /root/mine", "kept\n")
+	l.do("down")
+	l.do("up")
+	both("cat /root/mine; grep -c '[.]lan' /etc/hosts || true", "kept\n0\n")
+	l.do("down", "--volumes")
+	l.do("up")
+	both("ls /root", "")
+}
+
+// TestLabAccess enters machines in every way there is.
+func TestLabAccess(t *testing.T) {
+	parallel(t)
+	ssh := tooltest.Require(t, "ssh", "openssh-client")
+	p := newPerson(t)
+	l := newLab(t, p, strings.Replace(small, "dropbear-bin", "dropbear-bin, openssh-sftp-server", 1)+"networks: {lan: }\nmachines: {anna: {networks: [lan]}, bert: }\n")
+	l.do("up")
+
+	// Streams and statuses.
+	o := l.try(t, call{dir: l.dir, stdin: strings.NewReader("in")}, "exec", "anna", "--", "sh", "-c", "cat; echo err >&2; exit 7")
+	if o.status != 7 || o.out != "in" || o.err != "err\n" {
+		t.Error(o)
+	}
+	// Files, folders, from machine to machine, pipes; a machine without networks.
+	if err := os.MkdirAll(filepath.Join(l.dir, "tree/deep"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	p.write(t, filepath.Join(l.dir, "tree/deep/file"), "content")
+	os.Chmod(filepath.Join(l.dir, "tree/deep/file"), 0o751)
+	os.Symlink("deep/file", filepath.Join(l.dir, "tree/link"))
+	l.do("cp", "tree", "wolffia.yaml", "anna:/root/")
+	l.do("cp", "anna:/root/tree", "bert:/tmp/copy")
+	l.do("cp", "bert:/tmp/copy/deep/file", "back")
+	if got := l.in("bert", "cd /tmp/copy; stat -c %a deep/file; readlink link"); got != "751\ndeep/file\n" {
+		t.Error(got)
+	}
+	if data, _ := os.ReadFile(filepath.Join(l.dir, "back")); string(data) != "content" {
+		t.Errorf("%q", data)
+	}
+	if got := l.run(t, call{dir: l.dir, stdin: strings.NewReader("piped")}, "cp", "-", "anna:/tmp/piped").out + l.do("cp", "anna:/tmp/piped", "-"); got != "piped" {
+		t.Errorf("%q", got)
+	}
+	for _, args := range [][]string{{"cp", "nothing", "anna:/tmp"}, {"cp", "tree", "tree2"}, {"cp", "tree", "anna:/nowhere/"}, {"exec", "anna"}} {
+		l.fails(2, args...)
+	}
+	if e := l.fails(1, "cp", "anna:/nothing", "."); !strings.Contains(e, "No such file") {
+		t.Error(e)
+	}
+	// OpenSSH and scp by the printed configuration. They want a user with a name.
+	named := *p
+	named.uid = os.Getuid()
+	p.write(t, filepath.Join(l.dir, "conf"), l.do("ssh-config"))
+	for _, argv := range [][]string{
+		{ssh, "-F", "conf", "anna", "echo by ssh"},
+		{"scp", "-q", "-F", "conf", "anna:/root/tree/deep/file", "by-scp"},
+	} {
+		o := named.try(t, call{dir: l.dir, program: argv[0]}, argv[1:]...)
+		if o.status != 0 {
+			t.Error(o)
+		}
+	}
+	l.do("restart", "anna")
+	if o := named.try(t, call{dir: l.dir, program: ssh}, "-F", "conf", "anna", "echo again"); o.out != "again\n" {
+		t.Error(o)
+	}
+	// Two look at one console, and a log is followed.
+	x, y := l.atTerminalIn(t, l.dir, "console", "anna"), l.atTerminalIn(t, l.dir, "console", "anna")
+	log := l.start(t, call{dir: l.dir}, "logs", "-F", "anna")
+	x.write(t, "echo to $((1+1)) viewers\r")
+	for _, out := range []*transcript{x.out, y.out, log.out} {
+		out.expect(t, "to 2 viewers")
+	}
+	x.write(t, "\x1dq")
+	x.left(t, 0)
+	y.write(t, "echo still $((1+1)) here\r")
+	y.out.expect(t, "still 2 here")
+	y.write(t, "\x1dq")
+	y.left(t, 0)
+}
+
+// TestLabPrivate: a lab's supervisor answers nobody but its owner and root.
+func TestLabPrivate(t *testing.T) {
+	parallel(t)
+	if os.Getuid() != 0 {
+		t.Fatal("two accounts are needed: run this test as root")
+	}
+	p := newPerson(t)
+	l := newLab(t, p, small+"networks: {lan: }\nmachines: {anna: {networks: [lan]}}\n")
+	l.do("up")
+	sockets, _ := filepath.Glob(filepath.Join(p.home, ".local/state/wolffia/labs/*/api.sock"))
+	if len(sockets) != 1 {
+		t.Fatal(sockets)
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(filepath.Dir(sockets[0]), &st); err != nil || st.Mode&0o7777 != 0o700 {
+		t.Errorf("mode %o, %v", st.Mode, err)
+	}
+	// Even where the modes let them in.
+	for dir := sockets[0]; strings.HasPrefix(dir, p.home+"/"); dir = filepath.Dir(dir) {
+		os.Chmod(dir, 0o777)
+	}
+	curl := tooltest.Require(t, "curl", "curl")
+	ask := func(uid uint32) string {
+		cmd := exec.Command(curl, "-sS", "--unix-socket", sockets[0], "http://x/v1/info")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		out, _ := cmd.CombinedOutput()
+		return string(out)
+	}
+	if out := ask(nobodyElse + 1); strings.Contains(out, "pid") {
+		t.Errorf("somebody else was answered: %s", out)
+	}
+	for _, uid := range []uint32{0, nobodyElse} {
+		if out := ask(uid); !strings.Contains(out, `"pid"`) {
+			t.Errorf("user %d was not answered: %s", uid, out)
+		}
+	}
+}
+
+// TestLabsApart has two labs of the same name, and one more, side by side.
+func TestLabsApart(t *testing.T) {
+	parallel(t)
+	p := newPerson(t)
+	text := "name: twin\n" + small + "networks: {lan: }\nmachines: {anna: {networks: [lan]}}\n"
+	var labs []*lab
+	for _, name := range []string{"one", "two"} {
+		l := &lab{person: p, t: t, dir: p.folder(t, name)}
+		l.file(text)
+		t.Cleanup(func() { l.try(t, call{dir: l.dir}, "down") })
+		labs = append(labs, l)
+		l.do("up")
+		l.in("anna", "echo "+name+" >/root/name")
+	}
+	for i, l := range labs {
+		if got := l.in("anna", "cat /root/name"); got != []string{"one\n", "two\n"}[i] {
+			t.Errorf("%q", got)
+		}
+	}
+	if e := labs[0].fails(2, "exec", "--lab", "twin", "anna", "--", "true"); !strings.Contains(e, "several labs are called") {
+		t.Error(e)
+	}
+	labs[0].do("down")
+	labs[1].in("anna", "true")
+	if got := p.run(t, call{}, "exec", "--lab", "twin", "anna", "--", "cat", "/root/name").out; got != "two\n" {
+		t.Errorf("%q", got)
+	}
+}

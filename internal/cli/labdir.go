@@ -1,0 +1,269 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wolffia/internal/api"
+	"wolffia/internal/lab"
+	"wolffia/internal/store"
+)
+
+// labDir is where a lab in the background keeps what is its own: logs, disks,
+// its socket. It is found by the file that describes the lab.
+type labDir struct{ path string }
+
+// Names in a lab's folder.
+const (
+	labSocket  = "api.sock"
+	labLock    = "lock"     // held by the supervisor while it lives
+	labRecord  = "lab.json" // an api.Info; there from up to down
+	labJournal = "supervisor.log"
+	labDisks   = "disks"
+	labHost    = "host.json" // what was changed on the host's own network
+)
+
+// labsDir is the folder of all labs.
+func labsDir(env Env) (string, error) {
+	folders, err := store.FoldersOf(env.Getenv)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(folders.State, "labs"), nil
+}
+
+// labDirOf is the folder of the lab that file, an absolute path, describes. Two
+// files whose labs have the same name are two labs. A lab that is there already
+// is found by its file alone, whose name for it, or whose sense, may be another
+// by now.
+func labDirOf(env Env, name, file string) (labDir, error) {
+	dir, err := labsDir(env)
+	if err != nil {
+		return labDir{}, err
+	}
+	if real, err := filepath.EvalSymlinks(file); err == nil {
+		file = real
+	}
+	sum := sha256.Sum256([]byte(file))
+	key := "-" + hex.EncodeToString(sum[:4])
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return labDir{}, fmt.Errorf("look for labs: %w", err)
+	}
+	for _, e := range entries {
+		if d := (labDir{filepath.Join(dir, e.Name())}); strings.HasSuffix(e.Name(), key) {
+			if _, up := d.record(); up || e.Name() == name+key {
+				return d, nil
+			}
+		}
+	}
+	return labDir{filepath.Join(dir, name+key)}, nil
+}
+
+func (d labDir) join(name string) string { return filepath.Join(d.path, name) }
+
+// create makes the folder.
+func (d labDir) create() error {
+	if err := os.MkdirAll(filepath.Dir(d.path), 0o700); err != nil {
+		return fmt.Errorf("make the lab's folder: %w", err)
+	}
+	return store.PrivateDir(d.path)
+}
+
+// lock takes the lab for this process; the kernel drops it with the process.
+// False means that another one has it.
+func (d labDir) lock() (*os.File, bool, error) {
+	f, err := os.OpenFile(d.join(labLock), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, false, fmt.Errorf("lock the lab: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		f.Close()
+		return nil, false, nil
+	}
+	if err != nil {
+		f.Close()
+		return nil, false, fmt.Errorf("lock the lab: %w", err)
+	}
+	return f, true, nil
+}
+
+// dial connects to the lab's supervisor; nil means that there is none.
+func (d labDir) dial(ctx context.Context) (*api.Client, error) {
+	c, err := api.Dial(d.join(labSocket))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.Info(ctx)
+	var gone *api.GoneError
+	if errors.As(err, &gone) {
+		c.Close()
+		return nil, nil
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// record reads what is kept of the lab; it is there while the lab is up, and
+// after its supervisor was killed.
+func (d labDir) record() (api.Info, bool) {
+	var i api.Info
+	data, err := readBounded(d.join(labRecord), 1<<20)
+	if err != nil || json.Unmarshal(data, &i) != nil {
+		return i, false
+	}
+	return i, true
+}
+
+func (d labDir) writeRecord(i api.Info) error {
+	data, err := json.Marshal(i)
+	if err != nil {
+		return fmt.Errorf("note the lab: %w", err)
+	}
+	if err := os.WriteFile(d.join(labRecord), data, 0o600); err != nil {
+		return fmt.Errorf("note the lab: %w", err)
+	}
+	return nil
+}
+
+// dropDisks removes what the lab's machines wrote to their disks.
+func (d labDir) dropDisks() error {
+	if err := os.RemoveAll(d.join(labDisks)); err != nil {
+		return fmt.Errorf("drop the lab's disks: %w", err)
+	}
+	return nil
+}
+
+// allLabs are the folders of labs that are, or were, up.
+func allLabs(env Env) ([]labDir, error) {
+	dir, err := labsDir(env)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for labs: %w", err)
+	}
+	var out []labDir
+	for _, e := range entries {
+		d := labDir{filepath.Join(dir, e.Name())}
+		if _, ok := d.record(); ok {
+			out = append(out, d)
+		}
+	}
+	return out, nil
+}
+
+// labOptions say which lab a verb is about.
+type labOptions struct {
+	file string
+	lab  string
+}
+
+// running connects to the lab that -f or --lab names, or whose file is here, or
+// else the only one that is up.
+func (o *labOptions) running(ctx context.Context, env Env) (*api.Client, labDir, error) {
+	d, err := o.find(env)
+	if err != nil {
+		return nil, d, err
+	}
+	c, err := d.dial(ctx)
+	if err != nil {
+		return nil, d, err
+	}
+	if c == nil {
+		info, recorded := d.record()
+		if recorded {
+			return nil, d, &deadError{info}
+		}
+		return nil, d, errors.New("the lab is not up; start it with: wolffia up")
+	}
+	return c, d, nil
+}
+
+// deadError is a lab whose supervisor was killed.
+type deadError struct{ info api.Info }
+
+func (e *deadError) Error() string {
+	return fmt.Sprintf("lab %s is dead: its supervisor, process %d since %s, was killed, and everything ended with it; start it again with: wolffia up",
+		e.info.Name, e.info.PID, e.info.Started.Local().Format(time.DateTime))
+}
+
+func (o *labOptions) find(env Env) (labDir, error) {
+	if o.lab != "" {
+		return o.byName(env)
+	}
+	l, err := readLab(env, o.file)
+	var mistakes lab.Errors
+	switch {
+	case errors.As(err, &mistakes): // what runs is what it said before
+		return labDirOf(env, "", inDir(env.Dir, cmp.Or(o.file, fileName)))
+	case err != nil:
+		return labDir{}, err
+	case l.path != "":
+		return labDirOf(env, l.Name, l.path)
+	}
+	labs, err := allLabs(env)
+	switch {
+	case err != nil:
+		return labDir{}, err
+	case len(labs) == 1:
+		return labs[0], nil
+	case len(labs) == 0:
+		return labDir{}, errors.New("no lab is up; write a wolffia.yaml (wolffia init makes one), and start it with: wolffia up")
+	}
+	return labDir{}, usagef("several labs are up, and there is no %s here; name one with --lab: %v", fileName, labNames(labs))
+}
+
+func (o *labOptions) byName(env Env) (labDir, error) {
+	labs, err := allLabs(env)
+	if err != nil {
+		return labDir{}, err
+	}
+	var found []labDir
+	for _, d := range labs {
+		if info, _ := d.record(); info.Name == o.lab || filepath.Base(d.path) == o.lab {
+			found = append(found, d)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return labDir{}, usagef("no lab called %q is up; those that are: %v", o.lab, labNames(labs))
+	}
+	return labDir{}, usagef("several labs are called %q; name its file with -f", o.lab)
+}
+
+func labNames(labs []labDir) []string {
+	var out []string
+	for _, d := range labs {
+		info, _ := d.record()
+		out = append(out, info.Name)
+	}
+	slices.Sort(out)
+	return out
+}

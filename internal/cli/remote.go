@@ -1,0 +1,125 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+	xterm "golang.org/x/term"
+
+	"wolffia/internal/access"
+)
+
+// remote is one command in a machine that behaves as if it ran here: standard
+// streams, terminal, signals.
+type remote struct {
+	env Env
+	cmd access.Command
+	end context.CancelCauseFunc // of the context that it runs in
+}
+
+func newRemote(env Env, argv []string, end context.CancelCauseFunc) *remote {
+	return &remote{env: env, end: end, cmd: access.Command{
+		Argv: argv, Stdin: env.Stdin, Stdout: &output{env.Stdout, end}, Stderr: &output{env.Stderr, end},
+	}}
+}
+
+// run runs it and gives its status. It gets a terminal where input and output
+// are one, always with tty, never with noTTY.
+func (r *remote) run(ctx context.Context, sig *signals, client *access.Client, tty, noTTY bool) (access.Status, error) {
+	in, out := int(r.env.Stdin.Fd()), int(r.env.Stdout.Fd())
+	if tty || !noTTY && xterm.IsTerminal(in) && xterm.IsTerminal(out) {
+		restore, err := terminal(r.env, &r.cmd)
+		if err != nil {
+			return access.Status{}, err
+		}
+		defer restore()
+	}
+	passing := make(chan string, 16)
+	r.cmd.Signals = passing
+	defer sig.pass(passOn(passing, func() { r.end(statusError(ExitInterrupted)) }))()
+	return client.Run(ctx, r.cmd)
+}
+
+// output is where a command's output goes. When it can't be written the command
+// is ended: nobody is there to hear more.
+type output struct {
+	f    *os.File
+	fail func(error)
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.f.Write(b)
+	if err != nil {
+		o.fail(fmt.Errorf("write the command's output: %w", err))
+	}
+	return n, err
+}
+
+// stopPatience is how long the first of two signals in a row waits for the
+// second before it counts as one alone.
+const stopPatience = 2 * time.Second
+
+// passOn sends signals to the command; three interrupts in a row that it does
+// not heed end it.
+func passOn(to chan<- string, end func()) func(unix.Signal) {
+	var last time.Time
+	count := 0
+	return func(s unix.Signal) {
+		name, ok := access.SignalName(s)
+		if !ok {
+			return
+		}
+		if s == unix.SIGINT || s == unix.SIGTERM {
+			if time.Since(last) > stopPatience {
+				count = 0
+			}
+			last = time.Now()
+			if count++; count >= 3 {
+				end()
+			}
+		}
+		select {
+		case to <- name:
+		default: // sixteen are waiting: one more would say nothing new
+		}
+	}
+}
+
+// terminal puts the person's terminal in raw mode and gives the command one of
+// the same kind and size.
+func terminal(env Env, cmd *access.Command) (restore func(), err error) {
+	cmd.Terminal = env.Getenv("TERM")
+	if cmd.Terminal == "" {
+		cmd.Terminal = "linux"
+	}
+	cmd.Size = access.Size{Cols: 80, Rows: 24}
+	in, out := int(env.Stdin.Fd()), int(env.Stdout.Fd())
+	if cols, rows, err := xterm.GetSize(out); err == nil {
+		cmd.Size = access.Size{Cols: cols, Rows: rows}
+	}
+	resize := make(chan access.Size, 1)
+	cmd.Resize = resize
+	stopSize := followSize(env.Stdout, sizeFunc(func(cols, rows int) error {
+		select {
+		case <-resize: // only the newest size counts
+		default:
+		}
+		resize <- access.Size{Cols: cols, Rows: rows}
+		return nil
+	}))
+	if !xterm.IsTerminal(in) {
+		return stopSize, nil
+	}
+	old, err := xterm.MakeRaw(in)
+	if err != nil {
+		stopSize()
+		return nil, err
+	}
+	return func() {
+		xterm.Restore(in, old)
+		stopSize()
+	}, nil
+}

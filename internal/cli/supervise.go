@@ -1,0 +1,278 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"wolffia/internal/api"
+	"wolffia/internal/event"
+	"wolffia/internal/lab"
+	"wolffia/internal/rootfs"
+	"wolffia/internal/supervisor"
+)
+
+// upRequest is what wolffia up asks of the supervisor.
+type upRequest struct {
+	File     string        `json:"file"` // absolute
+	Mirror   string        `json:"mirror,omitempty"`
+	Keyrings []string      `json:"keyrings,omitempty"` // absolute
+	Offline  bool          `json:"offline,omitempty"`
+	Update   bool          `json:"update,omitempty"`
+	Expired  bool          `json:"expired,omitempty"`
+	Patience time.Duration `json:"patience"`
+}
+
+// newSupervise is the process behind a lab. People start it by wolffia up.
+func newSupervise(env Env, sig *signals) *cobra.Command {
+	return &cobra.Command{
+		Use:     "supervise FOLDER NAME FILE",
+		Short:   "Own a lab in the background; wolffia up starts it",
+		Hidden:  true,
+		Example: "  wolffia supervise ~/.local/state/wolffia/labs/pair-0123abcd pair ~/pair/wolffia.yaml",
+		Args:    cobra.ExactArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s := &supervise{env: env, dir: labDir{args[0]}, ready: os.NewFile(readyFD, "ready")}
+			err := s.run(cmd.Context(), args[1], args[2])
+			if err != nil && s.ready != nil {
+				fmt.Fprintln(s.ready, err)
+			}
+			return err
+		},
+	}
+}
+
+// readyFD is the descriptor on which a supervisor says that it answers, or why
+// it can't.
+const readyFD = 3
+
+// supervise owns one lab.
+type supervise struct {
+	env   Env
+	dir   labDir
+	ready *os.File
+	lab   *supervisor.Lab
+
+	mu       sync.Mutex
+	project  *project      // of the apply that is on, or was last
+	patience time.Duration // likewise
+	events   event.Sink    // of who waits; nil while nobody does
+}
+
+func (s *supervise) run(ctx context.Context, name, file string) error {
+	lock, free, err := s.dir.lock()
+	if err != nil {
+		return err
+	}
+	if !free {
+		return errors.New("another process has this lab")
+	}
+	defer lock.Close()
+	l, err := s.listen()
+	if err != nil {
+		return err
+	}
+	s.lab = supervisor.Open(supervisor.LabConfig{
+		Dir: s.dir.path, Base: filepath.Dir(file), Prepare: s.prepare, Events: event.Func(s.emit),
+	})
+	info := api.Info{Name: name, File: file, PID: os.Getpid(), Version: version().Version, Started: time.Now()}
+	server := api.Serve(l, api.Handlers{Info: info, Lab: s.lab, Apply: s.apply, Down: s.down})
+	err = s.dir.writeRecord(info)
+	if err == nil {
+		fmt.Fprintln(s.ready, "ready")
+		s.ready.Close()
+		s.ready = nil
+		select {
+		case <-server.Down():
+		case <-ctx.Done(): // a signal: as if it had been taken down
+			s.shut()
+		}
+	}
+	server.Close()
+	os.Remove(s.dir.join(labSocket))
+	os.Remove(s.dir.join(labRecord))
+	return err
+}
+
+// listen opens the lab's socket. What is there of a supervisor that was killed
+// goes: the lock says that nobody answers on it.
+func (s *supervise) listen() (*net.UnixListener, error) {
+	path := s.dir.join(labSocket)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("open the lab's socket: %w", err)
+	}
+	short, free, err := socketName(s.dir.path, labSocket)
+	if err != nil {
+		return nil, fmt.Errorf("open the lab's socket: %w", err)
+	}
+	defer free()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("open the lab's socket: %w", err)
+	}
+	l.SetUnlinkOnClose(false) // by the short name it may be another's by then
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("open the lab's socket: %w", err)
+	}
+	return l, nil
+}
+
+// emit tells news to who waits for the lab, and to its journal.
+func (s *supervise) emit(e event.Event) {
+	s.mu.Lock()
+	to := s.events
+	s.mu.Unlock()
+	if to != nil {
+		to.Emit(e)
+	}
+	if e.Kind == event.Warn || e.Kind == event.Fail {
+		fmt.Fprintf(s.env.Stderr, "%s %s %s %s: %s\n", time.Now().Format(time.DateTime), e.Kind, e.Task, e.Subject, e.Message)
+	}
+}
+
+// apply implements [api.Handlers].
+func (s *supervise) apply(ctx context.Context, raw json.RawMessage, events event.Sink) error {
+	var request upRequest
+	if err := json.Unmarshal(raw, &request); err != nil {
+		return api.Usage(fmt.Errorf("read the request: %w", err))
+	}
+	o := buildOptions{
+		file: request.File, mirror: request.Mirror, keyrings: request.Keyrings,
+		offline: request.Offline, update: request.Update, expired: request.Expired,
+	}
+	s.mu.Lock()
+	s.events = events
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.events = nil
+		s.mu.Unlock()
+	}()
+	p, err := o.open(s.env, event.Func(s.emit))
+	if err != nil {
+		return userError(err)
+	}
+	s.mu.Lock()
+	s.project, s.patience = p, request.Patience
+	s.mu.Unlock()
+	return userError(s.lab.Apply(ctx, p.Spec))
+}
+
+// userError marks what is wrong with the file, or with what was asked for.
+func userError(err error) error {
+	var usage *usageError
+	var files lab.Errors
+	if errors.As(err, &usage) || errors.As(err, &files) {
+		return api.Usage(err)
+	}
+	return err
+}
+
+// prepare implements [supervisor.LabConfig].
+func (s *supervise) prepare(ctx context.Context, spec *lab.Spec, m *lab.Machine) (supervisor.Config, func(), error) {
+	s.mu.Lock()
+	p, patience := s.project, s.patience
+	s.mu.Unlock()
+	r, err := p.prepare(ctx, s.env, &machineOptions{patience: patience}, m.Name, rootfs.ConsoleShell, event.Func(s.emit))
+	if err != nil {
+		return supervisor.Config{}, nil, asUsage(err)
+	}
+	if err := s.keepDisks(r); err != nil {
+		r.close()
+		return supervisor.Config{}, nil, err
+	}
+	return r.config, r.close, nil
+}
+
+// keepDisks has what a machine writes to its disks last, in the lab's folder.
+func (s *supervise) keepDisks(r *ready) error {
+	disks := r.config.Disks
+	if len(disks) == 0 {
+		return nil
+	}
+	if err := os.MkdirAll(s.dir.join(labDisks), 0o700); err != nil {
+		return fmt.Errorf("make a folder for the disks: %w", err)
+	}
+	for i := range disks {
+		disks[i].Overlay = filepath.Join(s.dir.join(labDisks), fmt.Sprintf("%s-%d", r.config.Machine.Name, i))
+		disks[i].Base = filepath.Base(disks[i].Path)
+	}
+	return nil
+}
+
+// downPatience is how long a lab may take to shut down before what is left of
+// it is killed.
+const downPatience = 30 * time.Second
+
+// down implements [api.Handlers].
+func (s *supervise) down(ctx context.Context, volumes bool) error {
+	s.shut()
+	if volumes {
+		return s.dir.dropDisks()
+	}
+	return nil
+}
+
+func (s *supervise) shut() {
+	ctx, cancel := context.WithTimeout(context.Background(), downPatience)
+	defer cancel()
+	s.lab.Close(ctx)
+}
+
+// startSupervisor starts the process behind a lab, and waits until it answers.
+func startSupervisor(ctx context.Context, env Env, d labDir, name, file string) error {
+	if err := d.create(); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("start the lab's supervisor: %w", err)
+	}
+	journal, err := os.OpenFile(d.join(labJournal), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("start the lab's supervisor: %w", err)
+	}
+	defer journal.Close()
+	ready, theirs, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("start the lab's supervisor: %w", err)
+	}
+	defer ready.Close()
+	cmd := exec.Command(self, "supervise", d.path, name, file)
+	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = "/", journal, journal, []*os.File{theirs}
+	// A session of its own: what ends this one's terminal does not end the lab.
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	theirs.Close()
+	if err != nil {
+		return fmt.Errorf("start the lab's supervisor: %w", err)
+	}
+	defer cmd.Process.Release()
+	stop := context.AfterFunc(ctx, func() { ready.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	answer, err := io.ReadAll(io.LimitReader(ready, 1<<16))
+	switch {
+	case ctx.Err() != nil:
+		cmd.Process.Signal(unix.SIGTERM)
+		return context.Cause(ctx)
+	case string(answer) == "ready\n":
+		return nil
+	case err == nil && len(answer) == 0:
+		err = errors.New("it ended at once; see " + journal.Name())
+	case err == nil:
+		err = errors.New(string(answer[:len(answer)-1]))
+	}
+	return fmt.Errorf("start the lab's supervisor: %w", err)
+}

@@ -1,0 +1,299 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"wolffia/internal/api"
+	"wolffia/internal/event"
+	"wolffia/internal/lab"
+	"wolffia/internal/supervisor"
+)
+
+type upOptions struct {
+	buildOptions
+	dryRun   bool
+	patience time.Duration
+}
+
+func newUp(env Env) *cobra.Command {
+	o := &upOptions{}
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Start the lab of wolffia.yaml in the background, or apply what changed in it",
+		Long: `Builds the images that are missing, starts the networks and machines of the file in
+the background, and waits until every machine is ready. When the lab is up already,
+only what the file says anew is done: machines that are the same run on, links and
+forwards change in place. --dry-run shows what would be done.
+
+A process of its own, the supervisor, owns the lab until wolffia down. Machines
+that failed don't stop the others; wolffia ps shows them, wolffia logs why.`,
+		Example: `  wolffia up
+  wolffia up --dry-run
+  wolffia up -f lab/wolffia.yaml && wolffia ps`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), env) },
+	}
+	o.labFlags(env, cmd)
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "only show what would be started, changed and stopped")
+	cmd.Flags().DurationVar(&o.patience, "boot-timeout", supervisor.DefaultPatience, "how long a machine that boots may report no progress before it is given up")
+	complete(cmd, "boot-timeout", words())
+	return cmd
+}
+
+func (o *upOptions) run(ctx context.Context, env Env) error {
+	l, err := readLab(env, o.file)
+	if err != nil {
+		return err
+	}
+	if l.path == "" {
+		return usagef("there is no %s here; make one with: wolffia init, or name one with -f", fileName)
+	}
+	if o.patience <= 0 {
+		return usagef("--boot-timeout %v leaves a machine no time; write one such as 90s or 5m", o.patience)
+	}
+	d, err := labDirOf(env, l.Name, l.path)
+	if err != nil {
+		return err
+	}
+	c, err := d.dial(ctx)
+	if err != nil {
+		return err
+	}
+	if info, up := d.record(); c != nil && up && info.Name != l.Name {
+		return usagef("the lab of this file is up as %q, and the file calls it %q now; end that one first: wolffia down", info.Name, l.Name)
+	}
+	if o.dryRun {
+		return o.show(ctx, env, c, l.Spec)
+	}
+	screen := o.renderer(env)
+	defer screen.Close()
+	fresh := c == nil
+	if fresh {
+		if err := recoverHost(d, screen); err != nil {
+			return err
+		}
+		if err := startSupervisor(ctx, env, d, l.Name, l.path); err != nil {
+			return err
+		}
+		if c, err = d.dial(ctx); err != nil {
+			return err
+		}
+		if c == nil {
+			return fmt.Errorf("the lab's supervisor ended at once; see %s", d.join(labJournal))
+		}
+	}
+	defer c.Close()
+	request := upRequest{File: l.path, Mirror: o.mirror, Offline: o.offline, Update: o.update, Expired: o.expired, Patience: o.patience}
+	for _, k := range o.keyrings {
+		request.Keyrings = append(request.Keyrings, inDir(env.Dir, k))
+	}
+	err = c.Apply(ctx, request, screen)
+	if err != nil && fresh {
+		o.giveUp(ctx, c)
+	}
+	return fromSupervisor(err)
+}
+
+// giveUp ends a lab that nothing became of: a mistake in the file, an image that
+// can't be built, or the person's interrupt leave nothing behind.
+func (o *upOptions) giveUp(ctx context.Context, c *api.Client) {
+	alone, cancel := context.WithTimeout(context.WithoutCancel(ctx), downPatience)
+	defer cancel()
+	machines, err := c.Machines(alone)
+	if ctx.Err() != nil || err == nil && len(machines) == 0 {
+		_ = c.Down(alone, false) // the error that led here is the one to tell
+	}
+}
+
+// fromSupervisor makes of a supervisor's error what it would be here.
+func fromSupervisor(err error) error {
+	var e *api.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch {
+	case len(e.Starts) > 0:
+		return &startErrors{e}
+	case e.Usage:
+		return &usageError{err}
+	case e.Fix != "":
+		return fmt.Errorf("%w; %s", err, e.Fix)
+	}
+	return err
+}
+
+// show prints the plan.
+func (o *upOptions) show(ctx context.Context, env Env, c *api.Client, now *lab.Spec) error {
+	var before *lab.Spec
+	if c != nil {
+		defer c.Close()
+		var err error
+		if before, err = c.Spec(ctx); err != nil {
+			return err
+		}
+	}
+	steps := lab.Diff(before, now)
+	if o.json {
+		return writeJSON(env.Stdout, steps)
+	}
+	var out page
+	for _, s := range steps {
+		out.printf("%s\n", s)
+	}
+	if len(steps) == 0 {
+		out.printf("nothing: the lab is what the file says, but for files of images\n")
+	}
+	return out.show(env)
+}
+
+func newDown(env Env) *cobra.Command {
+	o := &labOptions{}
+	var volumes bool
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "Shut the lab down",
+		Long: `Asks every machine of the lab to power off, kills those that don't within 10 s, and
+ends networks and supervisor. What was changed on the host's own network is undone.
+Disks of machines (root: disk) stay for the next up, unless --volumes drops them.`,
+		Example: "  wolffia down\n  wolffia down --volumes",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return down(cmd.Context(), env, o, volumes)
+		},
+	}
+	o.flags(env, cmd)
+	cmd.Flags().BoolVar(&volumes, "volumes", false, "drop the machines' disks, too")
+	return cmd
+}
+
+func down(ctx context.Context, env Env, o *labOptions, volumes bool) error {
+	c, d, err := o.running(ctx, env)
+	var dead *deadError
+	switch {
+	case err == nil:
+		defer c.Close()
+		return fromSupervisor(c.Down(ctx, volumes))
+	case d.path == "":
+		return err
+	}
+	// Nothing runs; what is left of it goes.
+	if rerr := recoverHost(d, event.Discard); rerr != nil {
+		return rerr
+	}
+	os.Remove(d.join(labRecord))
+	_, serr := os.Stat(d.join(labDisks))
+	switch {
+	case volumes && serr == nil:
+		return d.dropDisks()
+	case errors.As(err, &dead):
+		return nil
+	}
+	return err
+}
+
+func newRestart(env Env) *cobra.Command {
+	o := &labOptions{}
+	cmd := &cobra.Command{
+		Use:   "restart [MACHINE]...",
+		Short: "Restart machines of the lab, or start those that have stopped",
+		Long: `Shuts the machines down, starts them again on the same links, and waits until they
+are ready. Without a name it does so with all of them. The other machines go on.`,
+		Example: "  wolffia restart bob",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, _, err := o.running(cmd.Context(), env)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			return fromSupervisor(c.Restart(cmd.Context(), args, event.Discard))
+		},
+	}
+	o.flags(env, cmd)
+	cmd.ValidArgsFunction = o.machines(env)
+	return cmd
+}
+
+func newStop(env Env) *cobra.Command {
+	o := &labOptions{}
+	var kill bool
+	cmd := &cobra.Command{
+		Use:     "stop MACHINE...",
+		Short:   "Shut machines of the lab down; they stay in it",
+		Example: "  wolffia stop bob          # wolffia restart bob starts it again\n  wolffia stop --kill bob   # as if its power failed",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usagef("wolffia stop wants machines; to end the whole lab: wolffia down")
+			}
+			c, _, err := o.running(cmd.Context(), env)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			for _, name := range args {
+				end := c.Stop
+				if kill {
+					end = c.Kill
+				}
+				if err := end(cmd.Context(), name); err != nil {
+					return fromSupervisor(err)
+				}
+			}
+			return nil
+		},
+	}
+	o.flags(env, cmd)
+	cmd.Flags().BoolVar(&kill, "kill", false, "end it at once, without asking")
+	cmd.ValidArgsFunction = o.machines(env)
+	return cmd
+}
+
+// flags are those that say which lab it is about.
+func (o *labOptions) flags(env Env, cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&o.file, "file", "f", "", "the lab's file (default wolffia.yaml where there is one)")
+	cmd.Flags().StringVar(&o.lab, "lab", "", "a lab that is up, by its name, in place of its file")
+	complete(cmd, "file", files("yaml", "yml"))
+	complete(cmd, "lab", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		labs, err := allLabs(env)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return labNames(labs), cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+// machines completes the names of the lab's machines.
+func (o *labOptions) machines(env Env) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		names, err := o.machineNames(cmd.Context(), env)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func (o *labOptions) machineNames(ctx context.Context, env Env) (names []string, err error) {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	c, _, err := o.running(ctx, env)
+	if err != nil {
+		l, err := readLab(env, o.file)
+		if err != nil {
+			return nil, err
+		}
+		return l.MachineNames(), nil
+	}
+	defer c.Close()
+	machines, err := c.Machines(ctx)
+	for _, m := range machines {
+		names = append(names, m.Name)
+	}
+	return names, err
+}

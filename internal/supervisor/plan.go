@@ -1,0 +1,322 @@
+package supervisor
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"wolffia/internal/event"
+	"wolffia/internal/lab"
+	"wolffia/internal/rootfs"
+	"wolffia/internal/vnet/gateway"
+)
+
+// plan is which addresses the cards of a lab have.
+type plan struct {
+	spec     *lab.Spec
+	base     string         // where relative paths start
+	machines []*lab.Machine // in the order in which they choose
+	places   map[*lab.Card]place
+}
+
+// place is the addresses of one card; zero where it has none of ours.
+type place struct{ v4, v6 netip.Prefix }
+
+// newPlan gives every card its addresses: those that the file says, and for the
+// others the next that is free, in the file's order. only, unless it is nil, is
+// the one machine that there is.
+func newPlan(spec *lab.Spec, only *lab.Machine) *plan {
+	p := &plan{spec: spec, places: map[*lab.Card]place{}}
+	if only != nil {
+		p.machines = []*lab.Machine{only}
+	} else {
+		for _, name := range spec.MachineNames() {
+			p.machines = append(p.machines, spec.Machines[name])
+		}
+		slices.SortStableFunc(p.machines, func(a, b *lab.Machine) int { return a.Place - b.Place })
+	}
+	taken := map[string]map[netip.Addr]bool{}
+	each := func(f func(*lab.Machine, *lab.Card, *lab.Network, map[netip.Addr]bool)) {
+		for _, m := range p.machines {
+			for i := range m.Cards {
+				c := &m.Cards[i]
+				g := spec.Segment(c)
+				if taken[g.Name] == nil {
+					taken[g.Name] = reserved(g)
+				}
+				f(m, c, g, taken[g.Name])
+			}
+		}
+	}
+	each(func(_ *lab.Machine, c *lab.Card, _ *lab.Network, taken map[netip.Addr]bool) { taken[c.Addr] = true })
+	each(func(m *lab.Machine, c *lab.Card, g *lab.Network, taken map[netip.Addr]bool) {
+		p.places[c] = p.place(m, c, g, taken)
+	})
+	return p
+}
+
+// reserved are addresses that no machine gets by itself.
+func reserved(g *lab.Network) map[netip.Addr]bool {
+	taken := map[netip.Addr]bool{}
+	if !g.NoGateway {
+		cfg := gateway.Config{Subnet: g.Subnet}
+		taken[cfg.Gateway()], taken[cfg.DNS()] = true, true
+	}
+	return taken
+}
+
+func (p *plan) place(m *lab.Machine, c *lab.Card, g *lab.Network, taken map[netip.Addr]bool) place {
+	var out place
+	if c.Config != lab.CardAuto || !g.Subnet.IsValid() || g.DHCP.Off && !c.Addr.IsValid() {
+		return out
+	}
+	a := c.Addr
+	if !a.IsValid() {
+		a = g.Subnet.Addr().Next()
+		if !g.NoGateway {
+			a = gateway.Config{Subnet: g.Subnet}.FirstLease()
+		}
+		for taken[a] {
+			a = a.Next()
+		}
+		if !g.Subnet.Contains(a.Next()) {
+			return out // more machines than addresses: the others ask by DHCP, in vain, and say so
+		}
+		taken[a] = true
+	}
+	out.v4 = netip.PrefixFrom(a, g.Subnet.Bits())
+	cfg := gateway.Config{Prefix6: prefix6(p.spec, g)}
+	out.v6 = netip.PrefixFrom(cfg.Address6(p.spec.CardMAC(m, c)), 64)
+	return out
+}
+
+// prefix6 is a network's IPv6 prefix. Where the file has none, a lab's only
+// network leaves it to the gateway; several get one each, which follows from
+// the name, so that a machine on two of them knows which is which.
+func prefix6(l *lab.Spec, n *lab.Network) netip.Prefix {
+	segments := 0
+	for _, w := range l.Networks {
+		segments += len(w.Segments())
+	}
+	if n.Subnet6.IsValid() || segments < 2 {
+		return n.Subnet6
+	}
+	sum := sha256.Sum256([]byte(n.Name))
+	a := netip.MustParseAddr("fd00:77:6f6c::").As16()
+	copy(a[6:8], sum[:2])
+	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
+}
+
+// addresses are those of a machine, of its card on segment before the others;
+// near says whether it has one there.
+func (p *plan) addresses(m *lab.Machine, segment string) (addrs []netip.Addr, near bool) {
+	for _, here := range []bool{true, false} {
+		for i := range m.Cards {
+			c := &m.Cards[i]
+			at := p.places[c]
+			if !at.v4.IsValid() || (p.spec.Segment(c).Name == segment) != here {
+				continue
+			}
+			addrs = append(addrs, at.v4.Addr(), at.v6.Addr())
+		}
+		if here {
+			near = len(addrs) > 0
+		}
+		if near {
+			break // the ways round about would only confuse
+		}
+	}
+	return addrs, near
+}
+
+// gateway describes the gateway of a segment.
+func (p *plan) gateway(g *lab.Network, mtu int, events event.Sink) (gateway.Config, error) {
+	cfg := gateway.Config{
+		Subnet: g.Subnet, Prefix6: prefix6(p.spec, g), MTU: mtu,
+		NoDHCP: g.DHCP.Off, NoHost: g.NoHost, Restrict: g.Restrict, Events: events,
+		Names: p.names(g),
+	}
+	cfg.Reservations = p.reservations(g)
+	for _, m := range p.machines {
+		cfg.Forwards = append(cfg.Forwards, p.forwards(m, g)...)
+	}
+	var err error
+	if cfg.DHCP, err = p.dhcp(g); err != nil {
+		return cfg, fmt.Errorf("network %s: %w", g.Name, err)
+	}
+	return cfg, nil
+}
+
+// dhcp is what a gateway tells by DHCP.
+func (p *plan) dhcp(g *lab.Network) (gateway.DHCP, error) {
+	d := gateway.DHCP{First: g.DHCP.First, Last: g.DHCP.Last, NextServer: g.DHCP.NextServer, BootFile: g.DHCP.BootFile}
+	if d.TFTP = g.DHCP.TFTP; d.TFTP != "" && !filepath.IsAbs(d.TFTP) {
+		d.TFTP = filepath.Join(p.base, d.TFTP)
+	}
+	for name, value := range g.DHCP.Options {
+		code, err := optionCode(name)
+		if err != nil {
+			return d, err
+		}
+		data, err := gateway.ParseOption(code, value)
+		if err != nil {
+			return d, err
+		}
+		if d.Options == nil {
+			d.Options = map[uint8][]byte{}
+		}
+		d.Options[code] = data
+	}
+	return d, nil
+}
+
+// optionCode reads the number or the name of a DHCP option.
+func optionCode(s string) (uint8, error) {
+	if code, ok := gateway.OptionCode(s); ok {
+		return code, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 8)
+	if err != nil {
+		return 0, fmt.Errorf("dhcp: option %q is neither a number from 1 to 254 nor a name that is known", s)
+	}
+	return uint8(n), nil
+}
+
+// names are those of all machines, as seen from a segment.
+func (p *plan) names(g *lab.Network) map[string][]netip.Addr {
+	names := map[string][]netip.Addr{}
+	for _, m := range p.machines {
+		if addrs, _ := p.addresses(m, g.Name); len(addrs) > 0 {
+			names[m.Name] = addrs
+		}
+	}
+	return names
+}
+
+// reservations are the addresses of the machines that are on a segment.
+func (p *plan) reservations(g *lab.Network) (out []gateway.Reservation) {
+	for _, m := range p.machines {
+		for i := range m.Cards {
+			c := &m.Cards[i]
+			if at := p.places[c]; at.v4.IsValid() && p.spec.Segment(c).Name == g.Name {
+				out = append(out, gateway.Reservation{MAC: p.spec.CardMAC(m, c), Addr: at.v4.Addr(), Name: m.Name})
+			}
+		}
+	}
+	return out
+}
+
+// forwards are those that lead into a machine from a segment.
+func (p *plan) forwards(m *lab.Machine, g *lab.Network) (out []gateway.Forward) {
+	uplink := p.spec.Uplink(m)
+	if uplink == nil || p.spec.Segment(uplink).Name != g.Name {
+		return nil
+	}
+	for _, f := range m.Forwards {
+		out = append(out, gateway.Forward{Network: f.Network, Bind: f.Host, Guest: netip.AddrPortFrom(p.places[uplink].v4.Addr(), f.Port)})
+	}
+	return out
+}
+
+// network describes the machine's cards to its init.
+func (s *Guest) network(id *rootfs.IdentityConfig) {
+	m, c := s.cfg.Machine, s.cfg
+	p := c.plan
+	if p == nil {
+		p = newPlan(c.Lab, m)
+	}
+	id.Forwarding = m.Forwarding
+	alone := true // no name server knows the others
+	for i := range m.Cards {
+		card := &m.Cards[i]
+		g := c.Lab.Segment(card)
+		at := p.places[card]
+		nic := rootfs.NIC{Name: cardName(i), MAC: c.Lab.CardMAC(m, card)}
+		switch {
+		case card.Config == lab.CardDHCP:
+			nic.DHCP = true
+		case !at.v4.IsValid():
+		case g.NoGateway:
+			nic.Addrs = []netip.Prefix{at.v4, at.v6}
+		case g.DHCP.Off, c.Console == rootfs.ConsoleNone:
+			// A machine that runs one command need not ask: a tenth of its time
+			// would go to udhcpc.
+			nic.Addrs = []netip.Prefix{at.v4}
+			if len(id.DNS) == 0 { // the first network's, as with leases
+				cfg := gateway.Config{Subnet: g.Subnet}
+				nic.Gateways, id.DNS, id.Search = []netip.Addr{cfg.Gateway()}, []netip.Addr{cfg.DNS()}, gateway.DefaultDomain
+			}
+		default:
+			nic.DHCP = true
+		}
+		id.V6 = id.V6 || !g.NoGateway && at.v4.IsValid()
+		alone = alone && (g.NoGateway || !at.v4.IsValid())
+		nic.Routes = p.routes(m, g)
+		id.NICs = append(id.NICs, nic)
+	}
+	if alone {
+		id.Hosts = p.hosts(m)
+	}
+}
+
+// routes are the ways to other networks that a machine has from a segment.
+func (p *plan) routes(m *lab.Machine, g *lab.Network) (out []rootfs.Route) {
+	if g.Router != "" && g.Router != m.Name && p.spec.Uplink(m) == nil {
+		for _, via := range p.via(g.Router, g) {
+			out = append(out, rootfs.Route{Via: via})
+		}
+	}
+	for _, r := range g.Routes {
+		for _, via := range p.via(r.Via, g) {
+			if r.Via != m.Name && via.Is4() == r.To.Addr().Is4() {
+				out = append(out, rootfs.Route{To: r.To, Via: via})
+			}
+		}
+	}
+	return out
+}
+
+// via is the addresses of a machine on a segment, or an address itself.
+func (p *plan) via(name string, g *lab.Network) []netip.Addr {
+	if a, err := netip.ParseAddr(name); err == nil {
+		return []netip.Addr{a}
+	}
+	for _, m := range p.machines {
+		if m.Name == name {
+			if addrs, near := p.addresses(m, g.Name); near {
+				return addrs
+			}
+		}
+	}
+	return nil
+}
+
+// hosts are the names of the other machines, for one that no name server serves.
+func (p *plan) hosts(m *lab.Machine) (out []rootfs.Host) {
+	for _, other := range p.machines {
+		if other.Name == m.Name {
+			continue
+		}
+		var addrs []netip.Addr
+		for i := range m.Cards {
+			if a, near := p.addresses(other, p.spec.Segment(&m.Cards[i]).Name); near {
+				addrs = a
+				break
+			}
+		}
+		if addrs == nil {
+			addrs, _ = p.addresses(other, "")
+		}
+		for _, a := range addrs {
+			out = append(out, rootfs.Host{Addr: a, Names: []string{other.Name + "." + gateway.DefaultDomain, other.Name}})
+		}
+	}
+	return out
+}
+
+// mac is the hardware address of a machine's n-th card.
+func (p *plan) mac(m *lab.Machine, n int) net.HardwareAddr { return p.spec.CardMAC(m, &m.Cards[n]) }

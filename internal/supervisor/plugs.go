@@ -1,0 +1,77 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"wolffia/internal/event"
+	"wolffia/internal/lab"
+	"wolffia/internal/vnet"
+	"wolffia/internal/vnet/wire"
+)
+
+// dialPatience is how long a switch of somebody else's may take to let us in.
+const dialPatience = 10 * time.Second
+
+// openPlugs opens what the network is joined with outside of the lab. Relative
+// paths start at base.
+func (n *network) openPlugs(base string, events event.Sink) error {
+	for _, p := range n.spec.Plugs {
+		path := p.Path
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(base, path)
+		}
+		c, err := n.openPlug(p, path, events)
+		if err != nil {
+			return fmt.Errorf("network %s: plug %s %s: %w", n.spec.Name, p.Kind, p.Path, err)
+		}
+		n.plugs = append(n.plugs, c)
+	}
+	return nil
+}
+
+func (n *network) openPlug(p lab.Plug, path string, events event.Sink) (io.Closer, error) {
+	accept := func(peer wire.Peer, port vnet.Port) error {
+		return n.attach(port, peer.Name, &lab.Card{VLAN: p.VLAN}, nil)
+	}
+	o := wire.ListenOptions{
+		Gone: func(peer wire.Peer) { n.forget(peer.Name) },
+		Refused: func(err error) {
+			events.Emit(event.Event{Kind: event.Warn, Task: "plug", Subject: n.spec.Name, Message: fmt.Sprintf("plug %s: %v", p.Path, err)})
+		},
+	}
+	switch p.Kind {
+	case lab.PlugVDESwitch:
+		return wire.ServeVDE(path, o, accept)
+	case lab.PlugStream:
+		return wire.ListenStream(path, o, accept)
+	case lab.PlugBess:
+		return wire.ListenBess(path, o, accept)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), dialPatience)
+	defer cancel()
+	port, err := wire.DialVDE(ctx, path, wire.VDEOptions{MaxFrame: n.spec.MTU + vnet.MinFrame + 4})
+	if err != nil {
+		return nil, err
+	}
+	name := "vde " + filepath.Base(path)
+	return port, n.attach(port, name, &lab.Card{VLAN: p.VLAN}, nil)
+}
+
+// closePlugs ends what the network is joined with.
+func (n *network) closePlugs() {
+	for _, c := range n.plugs {
+		c.Close()
+	}
+	n.plugs = nil
+}
+
+// forget drops the cable of a port that has gone.
+func (n *network) forget(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.cables, name)
+}

@@ -1,0 +1,349 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"wolffia/internal/access"
+	"wolffia/internal/lab"
+	"wolffia/internal/vnet/link"
+)
+
+// MachineStatus is what is known of a machine of a lab.
+type MachineStatus struct {
+	Name     string       `json:"name"`
+	State    State        `json:"state"`
+	Since    time.Time    `json:"since"`
+	Backend  string       `json:"backend"`
+	Arch     string       `json:"arch"`
+	Memory   int64        `json:"memory"` // bytes
+	Restarts int          `json:"restarts"`
+	Error    string       `json:"error,omitempty"`
+	Cards    []CardStatus `json:"cards,omitempty"`
+	Forwards []string     `json:"forwards,omitempty"`
+	Log      string       `json:"log"` // path of what its console said
+}
+
+// CardStatus is what is known of a network card.
+type CardStatus struct {
+	Name    string       `json:"name"`
+	Network string       `json:"network"`
+	MAC     string       `json:"mac"`
+	Addrs   []netip.Addr `json:"addresses,omitempty"`
+	VLAN    int          `json:"vlan,omitempty"`
+	Up      bool         `json:"up"`
+}
+
+// Status tells of all machines, by name.
+func (l *Lab) Status() []MachineStatus {
+	l.mu.Lock()
+	members, p := maps.Clone(l.members), l.plan
+	l.mu.Unlock()
+	var out []MachineStatus
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		out = append(out, members[name].status(p))
+	}
+	return out
+}
+
+func (m *member) status(p *plan) MachineStatus {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	cfg := m.prepared.cfg
+	s := MachineStatus{
+		Name: m.name, State: m.state, Since: m.since, Backend: cfg.Backend.Name(), Arch: cfg.Arch,
+		Memory: int64(m.spec.Memory), Restarts: max(0, m.lives-1), Log: m.hub.path,
+	}
+	if m.err != nil {
+		s.Error = m.err.Error()
+	}
+	for i := range m.spec.Cards {
+		c := &m.spec.Cards[i]
+		card := CardStatus{Name: cardName(i), Network: c.Network, MAC: p.mac(m.spec, i).String(), VLAN: c.VLAN.Access, Up: !c.Down}
+		if at := p.places[c]; at.v4.IsValid() {
+			card.Addrs = []netip.Addr{at.v4.Addr(), at.v6.Addr()}
+		}
+		s.Cards = append(s.Cards, card)
+	}
+	for _, f := range m.spec.Forwards {
+		s.Forwards = append(s.Forwards, f.String())
+	}
+	return s
+}
+
+// NotRunningError is a machine that is asked for something only a running one
+// can do.
+type NotRunningError struct {
+	Machine string
+	State   State
+	Err     error // why it does not run, if it failed
+}
+
+func (e *NotRunningError) Error() string {
+	s := fmt.Sprintf("machine %s does not run: it is %s", e.Machine, e.State)
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Fix says what to do.
+func (e *NotRunningError) Fix() string { return "start it with: wolffia restart " + e.Machine }
+
+// running gives a machine's kernel, and waits for one that is about to start.
+func (m *member) running(ctx context.Context) (*Guest, error) {
+	for {
+		m.mu.Lock()
+		g, state, err, changed := m.guest, m.state, m.err, m.changed
+		m.mu.Unlock()
+		switch {
+		case g != nil:
+			return g, nil
+		case state.settled() || state == StateStopping:
+			return nil, &NotRunningError{m.name, state, err}
+		}
+		select {
+		case <-changed:
+		case <-time.After(checkEvery): // the kernel starts within a state
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// Connect opens a connection to a machine's ssh server over its control link,
+// once it can be entered, and gives the keys that it takes.
+func (l *Lab) Connect(ctx context.Context, name string) (net.Conn, access.Keys, error) {
+	m, err := l.member(name)
+	if err != nil {
+		return nil, access.Keys{}, err
+	}
+	g, err := m.running(ctx)
+	if err != nil {
+		return nil, access.Keys{}, err
+	}
+	if g.link == nil {
+		return nil, access.Keys{}, fmt.Errorf("machine %s boots from its disk by firmware: nothing of wolffia's is in it; use its console", name)
+	}
+	if !g.boot.open(ctx) {
+		if ctx.Err() != nil {
+			return nil, access.Keys{}, context.Cause(ctx)
+		}
+		return nil, access.Keys{}, &NotRunningError{Machine: name, State: StateStopping}
+	}
+	conn, err := g.knock(ctx)
+	if err != nil {
+		return nil, access.Keys{}, err
+	}
+	return newMortal(conn, g), g.keys, nil
+}
+
+// mortal is a connection to a guest that ends with it: a machine that dies does
+// not say so on its connections.
+type mortal struct {
+	net.Conn
+	stop func() bool
+}
+
+func newMortal(conn net.Conn, g *Guest) *mortal {
+	return &mortal{conn, context.AfterFunc(g.ctx, func() { conn.Close() })}
+}
+
+// CloseWrite says that nothing more will be sent.
+func (m *mortal) CloseWrite() error {
+	if half, ok := m.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+func (m *mortal) Close() error {
+	m.stop()
+	return m.Conn.Close()
+}
+
+// Keys are those of a machine that runs.
+func (l *Lab) Keys(ctx context.Context, name string) (access.Keys, error) {
+	m, err := l.member(name)
+	if err != nil {
+		return access.Keys{}, err
+	}
+	g, err := m.running(ctx)
+	if err != nil {
+		return access.Keys{}, err
+	}
+	return g.keys, nil
+}
+
+// writeKeys leaves the keys of a machine's life where OpenSSH can find them:
+// NAME.key and NAME.known_hosts in the lab's folder.
+func (l *Lab) writeKeys(name string, k access.Keys) error {
+	identity, err := k.Identity()
+	if err != nil {
+		return err
+	}
+	known, err := k.KnownHost(name)
+	if err != nil {
+		return err
+	}
+	for file, data := range map[string][]byte{name + ".key": identity, name + ".known_hosts": known} {
+		if err := os.WriteFile(filepath.Join(l.cfg.Dir, file), data, 0o600); err != nil {
+			return fmt.Errorf("leave the machine's keys: %w", err)
+		}
+	}
+	return nil
+}
+
+// View looks at a machine's console.
+func (l *Lab) View(name string, replay bool) (*Viewer, error) {
+	m, err := l.member(name)
+	if err != nil {
+		return nil, err
+	}
+	return m.hub.view(replay), nil
+}
+
+// Log is the path of what a machine's console said, the newest of up to two
+// files; the one before has .1 behind its name.
+func (l *Lab) Log(name string) (string, error) {
+	m, err := l.member(name)
+	if err != nil {
+		return "", err
+	}
+	return m.hub.path, nil
+}
+
+// Wait waits until a machine's state is another one than seen, and gives it.
+func (l *Lab) Wait(ctx context.Context, name string, seen State) (State, error) {
+	m, err := l.member(name)
+	if err != nil {
+		return "", err
+	}
+	for {
+		m.mu.Lock()
+		state, changed := m.state, m.changed
+		m.mu.Unlock()
+		if state != seen {
+			return state, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return state, context.Cause(ctx)
+		}
+	}
+}
+
+// LinkStatus is what passed a port of a network, from the view of what is
+// plugged in: out is what came from it.
+type LinkStatus struct {
+	Network string     `json:"network"`
+	Name    string     `json:"name"` // "alice/eth0", "gateway"
+	VLAN    int        `json:"vlan,omitempty"`
+	Up      bool       `json:"up"`
+	Out     link.Stats `json:"out"`
+	In      link.Stats `json:"in"`
+
+	OutImpairment string `json:"outImpairment,omitempty"`
+	InImpairment  string `json:"inImpairment,omitempty"`
+}
+
+// Links tells of all that is plugged into the lab's networks.
+func (l *Lab) Links() []LinkStatus {
+	l.mu.Lock()
+	nets := maps.Clone(l.nets)
+	l.mu.Unlock()
+	var out []LinkStatus
+	for _, name := range slices.Sorted(maps.Keys(nets)) {
+		out = append(out, nets[name].status()...)
+	}
+	return out
+}
+
+func (n *network) status() (out []LinkStatus) {
+	for _, st := range n.sw.Stats() {
+		s := LinkStatus{Network: n.spec.Name, Name: st.Name, Up: true}
+		s.Out.Frames, s.Out.Bytes = st.RxFrames, st.RxBytes
+		s.In.Frames, s.In.Bytes = st.TxFrames, st.TxBytes
+		if c := n.cable(st.Name); c != nil {
+			s.Up = c.Up()
+			s.Out, s.In = c.Stats(link.Out), c.Stats(link.In)
+			s.OutImpairment, s.InImpairment = c.Impairment(link.Out).String(), c.Impairment(link.In).String()
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// SetLink plugs a machine's cable into a network in, or pulls it out.
+func (l *Lab) SetLink(name, network string, up bool) error {
+	m, card, err := l.card(name, network)
+	if err != nil {
+		return err
+	}
+	return m.setLink(card, up)
+}
+
+// SetImpairment makes a machine's cable worse, or good again, in the directions
+// that are not nil.
+func (l *Lab) SetImpairment(name, network string, out, in *link.Impairment) error {
+	m, card, err := l.card(name, network)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	c := &m.spec.Cards[card]
+	cable := c.Link
+	if out != nil {
+		cable.Out = *out
+	}
+	if in != nil {
+		cable.In = *in
+	}
+	m.mu.Unlock()
+	if err := errors.Join(cable.Out.Check(), cable.In.Check()); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	n := l.nets[c.Network]
+	l.mu.Unlock()
+	if err := n.setCable(name+"/"+cardName(card), cable); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	c.Link = cable
+	m.mu.Unlock()
+	return nil
+}
+
+// card finds a machine's card on a network; with one card the network may be
+// left out.
+func (l *Lab) card(name, network string) (*member, int, error) {
+	m, err := l.member(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	cards := m.description().Cards
+	for i := range cards {
+		if cards[i].Network == network || cardName(i) == network || network == "" && len(cards) == 1 {
+			return m, i, nil
+		}
+	}
+	var names []string
+	for i := range cards {
+		names = append(names, cards[i].Network)
+	}
+	if network == "" {
+		return nil, 0, fmt.Errorf("machine %s is on %s; name one, as in %s/%s", name, strings.Join(names, ", "), name, names[0])
+	}
+	return nil, 0, lab.OneOf("network of machine "+name, network, names)
+}
