@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -18,6 +19,9 @@ type console struct {
 	machine.Transcript
 	pty  *os.File
 	keys atomic.Uint64 // how often something was typed
+
+	mu    sync.Mutex  // over calls to set the size, which don't wait, and again
+	again *time.Timer // tells the size once more; nil before the first
 }
 
 // openPTY makes a pseudo-terminal in raw mode, 80 by 24. It goes through
@@ -40,7 +44,7 @@ func openPTY() (near, far *os.File, err error) {
 		return fail(errno)
 	}
 	far = os.NewFile(peer, "console")
-	if err := errors.Join(raw(int(peer)), setSize(int(peer), 80, 24)); err != nil {
+	if err := errors.Join(raw(int(peer)), setSize(int(peer), unix.Winsize{Col: 80, Row: 24})); err != nil {
 		far.Close()
 		return fail(err)
 	}
@@ -60,11 +64,8 @@ func raw(fd int) error {
 	return unix.IoctlSetTermios(fd, unix.TCSETS, t)
 }
 
-func setSize(fd, cols, rows int) error {
-	if cols < 0 || rows < 0 || cols > 0xffff || rows > 0xffff {
-		return fmt.Errorf("%d by %d is no size of a terminal", cols, rows)
-	}
-	return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Col: uint16(cols), Row: uint16(rows)})
+func setSize(fd int, size unix.Winsize) error {
+	return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &size)
 }
 
 // Write implements [machine.Console].
@@ -75,21 +76,62 @@ func (c *console) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// resizeAgain is when a size is told once more: the kernel on the other side
+// reads it when it opens the terminal, and some time later starts a process that
+// hears of changes. One in between would be lost.
+const resizeAgain = time.Second
+
 // Resize implements [machine.Console]. The kernel on the other side gets a
 // SIGWINCH from the pseudo-terminal and passes it on.
 func (c *console) Resize(cols, rows int) error {
-	raw, err := c.pty.SyscallConn()
-	if err != nil {
+	if cols < 0 || rows < 0 || cols > 0xffff || rows > 0xffff {
+		return fmt.Errorf("resize console: %d by %d is no size of a terminal", cols, rows)
+	}
+	size := unix.Winsize{Col: uint16(cols), Row: uint16(rows)}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.again != nil {
+		c.again.Stop()
+	}
+	if err := c.tell(size); err != nil {
 		return fmt.Errorf("resize console: %w", err)
 	}
-	var set error
-	if err := raw.Control(func(fd uintptr) { set = setSize(int(fd), cols, rows) }); err != nil {
-		set = err
-	}
-	if set != nil {
-		return fmt.Errorf("resize console: %w", set)
-	}
+	var mine *time.Timer
+	mine = time.AfterFunc(resizeAgain, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.again == mine {
+			size.Xpixel = 1 // only what is another size is told
+			_ = c.tell(size)
+		}
+	})
+	c.again = mine
 	return nil
+}
+
+func (c *console) tell(size unix.Winsize) error {
+	raw, err := c.pty.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	if err := raw.Control(func(fd uintptr) { set = setSize(int(fd), size) }); err != nil {
+		return err
+	}
+	return set
+}
+
+// close frees the terminal.
+func (c *console) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.again != nil {
+		c.again.Stop()
+		c.again = nil
+	}
+	if c.pty != nil {
+		c.pty.Close()
+	}
 }
 
 // A pseudo-terminal that was full can lose the signal that tells the kernel
@@ -98,7 +140,8 @@ func (c *console) Resize(cols, rows int) error {
 // between. The guest's console would then stand still until somebody types. So
 // after as much output as fills a terminal's buffer, when there is silence, the
 // kernel is made to look again, a few times. So it is after something was
-// typed: on busy hosts it was seen to take that only with the next key.
+// typed: on busy hosts it was seen to take that only with the next key. Output is
+// no sign that it has, since it may be of what was typed before.
 const (
 	ptyBuffer  = 4096 // bytes that a pseudo-terminal holds at least
 	firstNudge = 10 * time.Millisecond
@@ -113,7 +156,7 @@ func (c *console) pump(first, nudge func()) {
 	buf := make([]byte, 16<<10)
 	burst, nudged := 0, 0
 	var seen uint64 // of keys
-	typed := false  // since the last output
+	typed := false  // and not followed by all nudges
 	for {
 		if keys := c.keys.Load(); keys != seen {
 			seen, typed, nudged = keys, true, 0
@@ -133,16 +176,15 @@ func (c *console) pump(first, nudge func()) {
 				first = nil
 			}
 			_, _ = c.Transcript.Write(buf[:n])
-			if nudged == nudges {
-				burst = 0
-			}
-			burst, nudged, typed = burst+n, 0, false
+			burst, nudged = burst+n, 0
 		}
 		switch {
 		case err == nil || errors.Is(err, syscall.EINTR):
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			nudged++
 			nudge()
+			if nudged++; nudged == nudges {
+				burst, typed = 0, false
+			}
 		default: // EIO is the end of a pseudo-terminal whose other side is closed
 			return
 		}

@@ -235,9 +235,7 @@ func (m *running) close() {
 
 // closeAfter frees everything but the status pipe, which still has to be read.
 func (m *running) closeAfter() {
-	if m.console.pty != nil {
-		m.console.pty.Close()
-	}
+	m.console.close()
 	if m.log != nil {
 		m.log.Close()
 	}
