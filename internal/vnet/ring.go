@@ -11,6 +11,11 @@ import (
 // as on a wire whose card is full). Frames are copied in; the reader sees them
 // in place.
 //
+// Frames that a switch sends, which have a Source, share the room fairly: each
+// source's may take up to ringShare times what is left free. So one sender
+// alone has nearly all of it, and one that never stops leaves room for the
+// frames of those that send little.
+//
 // Every record starts at a multiple of recordAlign: a header of recordHeader
 // bytes, then the frame. A record never wraps around the end of the block: a
 // header with the length wrapMark says that the rest of the block is unused.
@@ -19,9 +24,10 @@ type ring struct {
 
 	mu     sync.Mutex
 	buf    []byte
-	head   uint64 // bytes ever released
-	seen   uint64 // bytes ever peeked at
-	tail   uint64 // bytes ever written
+	head   uint64   // bytes ever released
+	seen   uint64   // bytes ever peeked at
+	tail   uint64   // bytes ever written
+	queued []uint64 // bytes between head and tail, by source
 	closed bool
 }
 
@@ -29,6 +35,7 @@ const (
 	recordHeader = 16
 	recordAlign  = 16
 	wrapMark     = 1<<32 - 1
+	ringShare    = 8
 )
 
 // newRing makes a ring of at least size bytes, rounded up to a power of two
@@ -57,15 +64,21 @@ func (r *ring) push(frames []Frame) (int, error) {
 	return n, nil
 }
 
+// recordSize is what a frame of so many bytes takes.
+func recordSize(length int) uint64 {
+	return (recordHeader + uint64(length) + recordAlign - 1) &^ (recordAlign - 1)
+}
+
 func (r *ring) put(f *Frame) bool {
 	size := uint64(len(r.buf))
-	need := (recordHeader + uint64(len(f.Data)) + recordAlign - 1) &^ (recordAlign - 1)
+	need := recordSize(len(f.Data))
 	at := r.tail & (size - 1)
 	skip := uint64(0)
 	if at+need > size {
 		skip = size - at
 	}
-	if r.tail+skip+need-r.head > size {
+	used := r.tail + skip + need - r.head
+	if used > size || f.Source != 0 && !r.share(int(f.Source), need, size-used) {
 		return false
 	}
 	if skip > 0 {
@@ -78,6 +91,18 @@ func (r *ring) put(f *Frame) bool {
 	binary.NativeEndian.PutUint16(rec[14:], f.Source)
 	copy(rec[recordHeader:], f.Data)
 	r.tail += skip + need
+	return true
+}
+
+// share counts a record as its source's, if that may have so much.
+func (r *ring) share(source int, need, free uint64) bool {
+	if source >= len(r.queued) {
+		r.queued = append(r.queued, make([]uint64, source+1-len(r.queued))...)
+	}
+	if r.queued[source]+need > ringShare*free {
+		return false
+	}
+	r.queued[source] += need
 	return true
 }
 
@@ -143,7 +168,7 @@ func (r *ring) tryPeek(dst []Frame) (n int, closed bool) {
 		end := recordHeader + uint64(length)
 		dst[n] = Frame{Data: rec[recordHeader:end:end], Offload: getOffload(rec[4:]), Source: binary.NativeEndian.Uint16(rec[14:])}
 		n++
-		at += (end + recordAlign - 1) &^ (recordAlign - 1)
+		at += recordSize(int(length))
 	}
 	r.seen = at
 	return n, r.closed
@@ -152,8 +177,22 @@ func (r *ring) tryPeek(dst []Frame) (n int, closed bool) {
 // release gives the room of the frames last peeked at back to the writers.
 func (r *ring) release() {
 	r.mu.Lock()
+	defer r.mu.Unlock()
+	mask := uint64(len(r.buf)) - 1
+	for at := r.head; at < r.seen; {
+		rec := r.buf[at&mask:]
+		length := binary.NativeEndian.Uint32(rec)
+		if length == wrapMark {
+			at += uint64(len(rec))
+			continue
+		}
+		need := recordSize(int(length))
+		if source := binary.NativeEndian.Uint16(rec[14:]); source != 0 {
+			r.queued[source] -= need
+		}
+		at += need
+	}
 	r.head = r.seen
-	r.mu.Unlock()
 }
 
 // close ends peek once the ring is empty, and push at once.
@@ -168,5 +207,6 @@ func (r *ring) close() {
 func (r *ring) discard() {
 	r.mu.Lock()
 	r.tail, r.seen = r.head, r.head
+	clear(r.queued)
 	r.mu.Unlock()
 }
