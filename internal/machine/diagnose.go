@@ -32,6 +32,13 @@ func Diagnose(lines []string, tables ...[]Symptom) (Symptom, bool) {
 	return Symptom{}, false
 }
 
+// Suspect tells from the lines of its console why a machine is not up that should
+// be by now: its kernel has gone on after something that others end at.
+func (s *Spec) Suspect(console []string) (Symptom, bool) {
+	x, ok := Diagnose(console, KernelSymptoms())
+	return s.Refine(x), ok
+}
+
 // Refine adds to a symptom what the Spec of the machine tells about it.
 func (s *Spec) Refine(x Symptom) Symptom {
 	if x.Text != noRoot {

@@ -3,6 +3,7 @@ package machinetest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -112,6 +113,25 @@ func (s suite) fails(t *testing.T, spec machine.Spec) *machine.StartError {
 		t.Errorf("no cause in %+v", e)
 	}
 	return e
+}
+
+// examine: a machine that lives on without getting anywhere says why, if its
+// kernel has.
+func (s suite) examine(t *testing.T) {
+	m := s.start(t, s.spec(t, `echo waiting; read line; echo "<3>Initramfs unpacking failed: write error" >/dev/kmsg; sleep 1000`))
+	until(t, m.Console(), "waiting")
+	x, ok := m.(machine.Examiner).Examine(t.Context())
+	if ok {
+		t.Errorf("nothing is wrong yet: %+v", x)
+	}
+	if _, err := io.WriteString(m.Console(), "on\n"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, m.Console(), "failed: write error")
+	x, ok = m.(machine.Examiner).Examine(t.Context())
+	if !ok || x.Stage != "kernel" || !strings.Contains(x.Cause, "does not fit into the machine's memory") || x.Fix == "" {
+		t.Errorf("%v, %+v", ok, x)
+	}
 }
 
 // otherELF begins like a program for a machine that no backend has (s390).

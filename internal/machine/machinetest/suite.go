@@ -101,6 +101,7 @@ func Run(t *testing.T, b machine.Backend, f Fixtures) {
 		{"ContextEnded", s.contextEnded},
 		{"TwoAtOnce", s.twoAtOnce},
 		{"Failures", s.failures},
+		{"Examine", s.examine},
 		{"BadSpecs", s.badSpecs},
 		{"ParentKilled", s.parentKilled},
 	} {

@@ -33,6 +33,9 @@ func (m *running) Examine(ctx context.Context) (machine.Symptom, bool) {
 	case <-ctx.Done():
 		return machine.Symptom{Stage: "start", Cause: "QEMU does not get ready to start the machine", Fix: fixQEMU}, true
 	}
+	if x, ok := m.spec.Suspect(m.console.Tail(searchLines)); ok {
+		return x, true
+	}
 	if m.spec.Firmware != machine.FirmwareNone || m.heard.Load() || len(m.console.Tail(1)) > 0 {
 		return machine.Symptom{}, false
 	}

@@ -291,8 +291,11 @@ func (m *running) Stop(ctx context.Context) error {
 	}
 }
 
-// tailLines is how many console lines a report has.
-const tailLines = 30
+// What a report shows and what is searched for its cause, in console lines.
+const (
+	tailLines   = 30
+	searchLines = 1000
+)
 
 // classify says how the machine ended.
 func (m *running) classify(ws syscall.WaitStatus, keeperErr error) machine.Exit {
@@ -312,7 +315,7 @@ func (m *running) classify(ws syscall.WaitStatus, keeperErr error) machine.Exit 
 	case ws.Exited() && (ws.ExitStatus() == 0 || restarted):
 		e.Clean, e.Reboot = true, restarted
 	default:
-		s, ok := machine.Diagnose(append(host, m.console.Tail(1000)...), symptoms(), machine.KernelSymptoms())
+		s, ok := machine.Diagnose(append(host, m.console.Tail(searchLines)...), symptoms(), machine.KernelSymptoms())
 		if !ok {
 			s = machine.Symptom{Stage: "kernel", Cause: "the kernel ended with " + e.Host}
 		}
