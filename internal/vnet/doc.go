@@ -19,7 +19,8 @@
 // segments in software (see [Segmenter]), so a sender that can make large
 // frames profits whatever the receiver is.
 //
-// What plugs a machine in is in package wire below; the router to the host is
+// What plugs a machine in is in package wire below, the cable that can be cut and
+// made worse in package link; the router to the host is
 // package gateway. Deliberately absent: spanning tree, link aggregation, IGMP
 // snooping (multicast is flooded).
 package vnet

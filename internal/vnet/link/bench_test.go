@@ -26,9 +26,7 @@ func TestPlainAllocatesNothing(t *testing.T) {
 		if lifted {
 			setImpairment(t, l, In, Impairment{Loss: 1})
 			setImpairment(t, l, In, Impairment{})
-			for l.writes.mode.Load() != nil {
-				time.Sleep(time.Millisecond) // its goroutine is on the way out
-			}
+			l.wg.Wait() // for its goroutine, which has nothing left to do
 		}
 		frames := run(0, batchLen, 1514)
 		if got := testing.AllocsPerRun(100, func() {

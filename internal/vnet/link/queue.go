@@ -53,7 +53,7 @@ type pool struct{ free [len(bufferSizes)][][]byte }
 var bufferSizes = [...]int{256, 2048}
 
 // idleBytes is how much of each size is kept for later.
-const idleBytes = 512 << 10
+const idleBytes = 2 << 20
 
 // bufferSize says how long a buffer for n bytes is.
 func bufferSize(n int) int {
