@@ -43,6 +43,16 @@ func cardKeys() []key[Card] {
 			func(d *decoder, n ast.Node, c *Card) { d.address(n, c) }},
 		{"mac", "Its hardware address; derived from the lab's, the machine's and the network's name if absent.", textShape("02:00:00:00:00:01"),
 			func(d *decoder, n ast.Node, c *Card) { parsed(d, n, "mac", ParseMAC, &c.MAC) }},
+		{"link", "What the cable does to frames both ways: words of rate, delay, jitter, loss, duplicate, corrupt, reorder, queue and seed, each with a value.", textShape("rate 10Mbit delay 50ms loss 1%"),
+			func(d *decoder, n ast.Node, c *Card) {
+				if parsed(d, n, "link", link.ParseImpairment, &c.Link.Out); c.Link.In == (link.Impairment{}) {
+					c.Link.In = c.Link.Out
+				}
+			}},
+		{"out", "The same for frames from the machine alone.", textShape("delay 50ms"),
+			func(d *decoder, n ast.Node, c *Card) { parsed(d, n, "out", link.ParseImpairment, &c.Link.Out) }},
+		{"in", "The same for frames to the machine alone.", textShape("loss 10% seed 7"),
+			func(d *decoder, n ast.Node, c *Card) { parsed(d, n, "in", link.ParseImpairment, &c.Link.In) }},
 		{"down", "Whether its cable is unplugged at first.", boolShape(),
 			func(d *decoder, n ast.Node, c *Card) { d.flag(n, "down", &c.Down) }},
 	}, vlanKeys(func(c *Card) *vnet.VLAN { return &c.VLAN })...)
@@ -74,6 +84,11 @@ func (d *decoder) cards(n ast.Node) (out []Card) {
 		switch item.(type) {
 		case *ast.MappingNode, *ast.MappingValueNode:
 			object(d, item, "a network card", cardKeys(), &c)
+			for _, e := range d.mapping(item, "a network card") {
+				if e.name == "link" && (c.Link.Out != c.Link.In) {
+					d.fail(e.key, "link is for both ways; write in and out where they differ")
+				}
+			}
 			if err := c.VLAN.Check(); err != nil {
 				d.fail(item, "%s", err)
 			}

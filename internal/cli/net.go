@@ -1,0 +1,171 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"wolffia/internal/api"
+	"wolffia/internal/supervisor"
+	"wolffia/internal/vnet/link"
+)
+
+func newNet(env Env) *cobra.Command {
+	o := &labOptions{}
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "net",
+		Short: "Look at the links of the lab's networks, and change them",
+		Long: `Shows what is plugged into each network, what passed in either direction, and what
+the links do to frames. Out is from the machine to the network, in the other way.
+
+Its verbs pull out cables and make links worse while the lab runs; what they set holds
+for the machine's next lives, too, until the lab goes down. wolffia.yaml says the same
+with the keys down, link, in and out of a machine's networks.`,
+		Example: `  wolffia net
+  wolffia net set alice/lan delay 50ms loss 1%
+  wolffia net down bob`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownVerb(cmd, args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, _, err := o.running(cmd.Context(), env)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			links, err := c.Links(cmd.Context())
+			if err != nil {
+				return fromSupervisor(err)
+			}
+			if asJSON {
+				return writeJSON(env.Stdout, links)
+			}
+			return showLinks(env, links)
+		},
+	}
+	o.flags(env, cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.AddCommand(newNetSet(env), newNetCarrier(env, "up", true), newNetCarrier(env, "down", false))
+	return cmd
+}
+
+func showLinks(env Env, links []supervisor.LinkStatus) error {
+	var out page
+	w := tabwriter.NewWriter(&out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "NETWORK\tLINK\tSTATE\tOUT\tDROPPED\tIN\tDROPPED\tDOES")
+	for _, l := range links {
+		state := "up"
+		if !l.Up {
+			state = "down"
+		}
+		does := "-"
+		switch {
+		case l.OutImpairment == l.InImpairment && l.OutImpairment != noImpairment:
+			does = l.OutImpairment
+		case l.OutImpairment != l.InImpairment:
+			does = "out " + l.OutImpairment + "; in " + l.InImpairment
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d, %s\t%d\t%d, %s\t%d\t%s\n", l.Network, l.Name, state,
+			l.Out.Frames, sizeText(int64(l.Out.Bytes)), l.Out.Dropped.Total(), l.In.Frames, sizeText(int64(l.In.Bytes)), l.In.Dropped.Total(), does)
+	}
+	w.Flush()
+	return out.show(env)
+}
+
+// noImpairment is how a link is written that does nothing to frames.
+const noImpairment = "none"
+
+// splitLink reads MACHINE or MACHINE/NETWORK.
+func splitLink(s string) (machine, network string) {
+	machine, network, _ = strings.Cut(s, "/")
+	return machine, network
+}
+
+func newNetSet(env Env) *cobra.Command {
+	o := &labOptions{}
+	var in, out bool
+	cmd := &cobra.Command{
+		Use:   "set MACHINE[/NETWORK] WORD VALUE...",
+		Short: "Make a link worse, or good again",
+		Long: `Sets what a machine's link does to frames, in place of what it did: both ways, or with
+--out or --in one. The words and their values, as tc(8) has them:
+
+  rate 10Mbit     what the wire carries a second; what has to wait is queued
+  queue 64KiB     the room for that
+  delay 50ms      how long a frame is under way
+  jitter 5ms      how far that differs either way
+  loss 1%         the part of the frames that disappears
+  duplicate 1%    that arrives twice
+  corrupt 1%      that has one bit flipped
+  reorder 1%      that overtakes others (with a delay)
+  seed 7          which frames that is: the same seed, the same frames
+
+none makes the link good again.`,
+		Example: `  wolffia net set alice/lan delay 50ms jitter 5ms
+  wolffia net set bob --in loss 10% seed 7
+  wolffia net set bob none`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return usagef("wolffia net set wants a link and what it does, as in: wolffia net set alice/lan delay 50ms; or none")
+			}
+			i, err := link.ParseImpairment(strings.Join(args[1:], " "))
+			if err != nil {
+				return &usageError{err}
+			}
+			change := api.LinkChange{Out: &i, In: &i}
+			if in && !out {
+				change.Out = nil
+			}
+			if out && !in {
+				change.In = nil
+			}
+			return o.change(cmd, env, args[0], change)
+		},
+	}
+	o.flags(env, cmd)
+	cmd.Flags().BoolVar(&in, "in", false, "only for frames to the machine")
+	cmd.Flags().BoolVar(&out, "out", false, "only for frames from the machine")
+	cmd.ValidArgsFunction = oneName(env, o.machines(env))
+	return cmd
+}
+
+func newNetCarrier(env Env, verb string, up bool) *cobra.Command {
+	o := &labOptions{}
+	short := "Pull a machine's cable out"
+	if up {
+		short = "Plug a machine's cable in again"
+	}
+	cmd := &cobra.Command{
+		Use:   verb + " MACHINE[/NETWORK]",
+		Short: short,
+		Long: short + `. A machine of QEMU's sees its carrier go and come; for a User-Mode Linux
+the link is silent, which its kernel has no way to see.`,
+		Example: "  wolffia net " + verb + " alice/lan",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usagef("%s wants one link, as in: %[1]s alice/lan", cmd.CommandPath())
+			}
+			return o.change(cmd, env, args[0], api.LinkChange{Up: &up})
+		},
+	}
+	o.flags(env, cmd)
+	cmd.ValidArgsFunction = oneName(env, o.machines(env))
+	return cmd
+}
+
+// change changes a link.
+func (o *labOptions) change(cmd *cobra.Command, env Env, name string, change api.LinkChange) error {
+	c, _, err := o.running(cmd.Context(), env)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	machine, network := splitLink(name)
+	return fromSupervisor(c.SetLink(cmd.Context(), machine, network, change))
+}
