@@ -137,9 +137,11 @@ func dialVDE(ctx context.Context, path string, o VDEOptions) (*VDE, error) {
 	// Whatever waits for the switch ends with ctx.
 	stop := context.AfterFunc(ctx, func() { _ = ctl.SetDeadline(time.Unix(1, 0)) })
 	fd, err := negotiate(ctl, path, cred, o)
-	if !stop() && err == nil {
-		unix.Close(fd)
-		err = ctx.Err()
+	if !stop() {
+		if err == nil {
+			unix.Close(fd)
+		}
+		err = fmt.Errorf("the switch does not answer: %w", ctx.Err())
 	}
 	if err != nil {
 		ctl.Close()
@@ -225,10 +227,7 @@ func negotiate(ctl *net.UnixConn, path string, cred *unix.Ucred, o VDEOptions) (
 	}
 	var answer sockaddr
 	if _, err := io.ReadFull(ctl, answer[:]); err != nil {
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			err = errors.New("the switch does not answer")
-		case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+		if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 			err = errors.New("the switch gives no port: all may be taken, or the one asked for is another user's")
 		}
 		return -1, fmt.Errorf("ask for a port: %w", err)
@@ -237,7 +236,7 @@ func negotiate(ctl *net.UnixConn, path string, cred *unix.Ucred, o VDEOptions) (
 		return -1, fmt.Errorf("ask for a port: %w", err)
 	}
 	if err := connectTo(fd, &answer, cred.Uid, uint32(os.Geteuid())); err != nil {
-		return -1, fmt.Errorf("connect to the port: %w", err)
+		return -1, fmt.Errorf("the port's socket: %w", err)
 	}
 	if open {
 		drain(fd)

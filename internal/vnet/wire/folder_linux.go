@@ -92,10 +92,20 @@ func (f *folder) fd() int { return int(f.file.Fd()) }
 // close gives the folder up, and removes it if it is ours and empty.
 func (f *folder) close() {
 	if f.made {
-		_ = f.locked(func() error { return unix.Rmdir(f.path) })
+		f.tidy(func() error { return unix.Rmdir(f.path) })
 	}
 	f.file.Close()
 }
+
+// tidy is locked for what has to be done even if somebody keeps the lock.
+func (f *folder) tidy(do func() error) {
+	if errors.Is(f.locked(do), errBusy) {
+		_ = do()
+	}
+}
+
+// errBusy is a lock that another program does not give up.
+var errBusy = errors.New("another program keeps it locked")
 
 // errMoved is a folder that is no longer where it was opened.
 var errMoved = errors.New("the folder was removed meanwhile")
@@ -116,7 +126,7 @@ func (f *folder) locked(do func() error) error {
 			return fmt.Errorf("lock %s: %w", f.path, err)
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("lock %s: another program has held it for %v", f.path, patience)
+			return fmt.Errorf("%s: %w", f.path, errBusy)
 		}
 	}
 	defer unix.Flock(f.fd(), unix.LOCK_UN)

@@ -29,9 +29,11 @@ type ListenOptions struct {
 	// Hello is how long a peer has for its first message, where the protocol
 	// has one; 0 means 5 seconds.
 	Hello time.Duration
-	// Gone, if not nil, hears of every peer that was accepted and is gone.
+	// Gone, if not nil, hears of every peer that was accepted, when its port has
+	// ended.
 	Gone func(Peer)
-	// Refused, if not nil, hears of those that were turned away, and why.
+	// Refused, if not nil, hears of those that were turned away, and why. Like
+	// Gone it is called from several goroutines.
 	Refused func(error)
 }
 
@@ -55,7 +57,9 @@ type Peer struct {
 // to a switch; it must not close the listener.
 //
 // The port ends, as [vnet.Port] has it, when its peer has gone, when it is
-// closed, and with the listener.
+// closed, and with the listener. That a peer without a control connection (any
+// but VDE's) has gone shows when the port is read or written, which whatever it
+// is attached to does.
 type Accept func(Peer, vnet.Port) error
 
 // Listener is a socket that programs started by others plug into. All its
@@ -102,6 +106,7 @@ func ListenStream(path string, o ListenOptions, accept Accept) (*Listener, error
 	if err := l.listen(path, unix.SOCK_STREAM); err != nil {
 		return nil, fmt.Errorf("listen for QEMU: %w", err)
 	}
+	l.start()
 	return l, nil
 }
 
@@ -116,6 +121,7 @@ func ListenBess(path string, o ListenOptions, accept Accept) (*Listener, error) 
 	if err := l.listen(path, unix.SOCK_SEQPACKET); err != nil {
 		return nil, fmt.Errorf("listen for User-Mode Linux: %w", err)
 	}
+	l.start()
 	return l, nil
 }
 
@@ -131,8 +137,8 @@ func (l *Listener) listen(path string, kind int) error {
 	return l.open(dir, name, kind, func(f *folder) error { return f.keepsOthersOut() })
 }
 
-// open makes the socket called name in dir and starts the listener. The folder
-// is prepared under its lock.
+// open makes the socket called name in dir. The folder is prepared under its
+// lock.
 func (l *Listener) open(dir, name string, kind int, prepare func(*folder) error) (err error) {
 	if l.gid, err = groupID(l.o.Group); err != nil {
 		return err
@@ -142,9 +148,11 @@ func (l *Listener) open(dir, name string, kind int, prepare func(*folder) error)
 			break
 		}
 	}
-	if err != nil {
-		return err
-	}
+	return err
+}
+
+// start begins to accept, once the listener is all there.
+func (l *Listener) start() {
 	if l.o.MaxPeers == 0 {
 		l.o.MaxPeers = defaultMaxPeers
 	}
@@ -154,7 +162,6 @@ func (l *Listener) open(dir, name string, kind int, prepare func(*folder) error)
 	l.done = make(chan struct{})
 	l.conns = map[*net.UnixConn]*guest{}
 	l.wg.Go(l.run)
-	return nil
 }
 
 func (l *Listener) openIn(dir, name string, kind int, prepare func(*folder) error) error {
@@ -241,14 +248,8 @@ func (l *Listener) Peers() []Peer {
 // made it and nothing else lies in it.
 func (l *Listener) Close() error {
 	l.close.Do(func() {
-		// As long as it is there, somebody listens, so that it can't be another's.
-		_ = l.folder.locked(func() error {
-			var st unix.Stat_t
-			if unix.Fstatat(l.folder.fd(), l.name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Ino == l.ino {
-				l.folder.remove(l.name)
-			}
-			return nil
-		})
+		// As long as we listen, nobody else takes it for dead and replaces it.
+		l.folder.tidy(l.removeSocket)
 		l.mu.Lock()
 		close(l.done)
 		for conn, g := range l.conns {
@@ -262,6 +263,15 @@ func (l *Listener) Close() error {
 		l.wg.Wait()
 		l.folder.close()
 	})
+	return nil
+}
+
+// removeSocket removes the socket, unless it is another's by now.
+func (l *Listener) removeSocket() error {
+	var st unix.Stat_t
+	if unix.Fstatat(l.folder.fd(), l.name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Ino == l.ino {
+		l.folder.remove(l.name)
+	}
 	return nil
 }
 
@@ -290,9 +300,15 @@ func (l *Listener) run() {
 	}
 }
 
+// refused tells that somebody was turned away, unless the listener is being
+// closed, which turns away everybody.
 func (l *Listener) refused(err error) {
-	if l.o.Refused != nil {
-		l.o.Refused(fmt.Errorf("%s: %w", l.path, err))
+	select {
+	case <-l.done:
+	default:
+		if l.o.Refused != nil {
+			l.o.Refused(fmt.Errorf("%s: %w", l.path, err))
+		}
 	}
 }
 
@@ -314,51 +330,53 @@ func (l *Listener) admit(conn *net.UnixConn) error {
 
 // handle is a peer's whole stay.
 func (l *Listener) handle(conn *net.UnixConn) {
-	defer func() {
-		conn.Close()
-		l.mu.Lock()
-		delete(l.conns, conn)
-		l.mu.Unlock()
-	}()
-	peer, err := l.identify(conn)
-	if err != nil {
+	peer, err := l.serve(conn)
+	conn.Close()
+	l.mu.Lock()
+	delete(l.conns, conn)
+	l.mu.Unlock()
+	switch {
+	case err != nil:
 		l.refused(err)
-		return
-	}
-	port, wait, err := l.greet(l, conn, &peer)
-	if err != nil {
-		l.refused(err)
-		return
-	}
-	accepted := l.enter(conn, peer, port)
-	if accepted {
-		if err := l.accept(peer, port); err != nil {
-			l.refused(fmt.Errorf("%s: %w", peer.Name, err))
-			accepted = false
-		}
-	}
-	if !accepted {
-		port.Close()
-	}
-	wait()
-	port.Close()
-	if accepted && l.o.Gone != nil {
+	case l.o.Gone != nil:
 		l.o.Gone(peer)
 	}
 }
 
-// enter takes note of a port. It says no once the listener is being closed.
-func (l *Listener) enter(conn *net.UnixConn, peer Peer, port *plugged) bool {
+// serve returns when a peer that was accepted has gone, or at once with the
+// reason why it is not.
+func (l *Listener) serve(conn *net.UnixConn) (Peer, error) {
+	peer, err := l.identify(conn)
+	if err != nil {
+		return peer, err
+	}
+	port, wait, err := l.greet(l, conn, &peer)
+	if err != nil {
+		return peer, err
+	}
+	if err = l.enter(conn, peer, port); err == nil {
+		err = l.accept(peer, port)
+	}
+	if err != nil {
+		port.Close()
+		err = fmt.Errorf("%s: %w", peer.Name, err)
+	}
+	wait()
+	port.Close()
+	return peer, err
+}
+
+// enter takes note of a port, unless the listener is being closed.
+func (l *Listener) enter(conn *net.UnixConn, peer Peer, port *plugged) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	select {
 	case <-l.done:
-		return false
+		return net.ErrClosed
 	default:
 	}
-	l.conns[conn].port = port
-	l.conns[conn].peer = peer
-	return true
+	*l.conns[conn] = guest{peer: peer, port: port}
+	return nil
 }
 
 // identify says who a peer is, and refuses strangers. Whether it belongs to the

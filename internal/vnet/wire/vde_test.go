@@ -107,7 +107,12 @@ type vdePlug struct {
 
 func startPlug(t *testing.T, args ...string) *vdePlug {
 	t.Helper()
-	p := &vdePlug{cmd: exec.Command(tooltest.Require(t, "vde_plug", "vdeplug"), args...)}
+	return start(t, exec.Command(tooltest.Require(t, "vde_plug", "vdeplug"), args...))
+}
+
+func start(t *testing.T, cmd *exec.Cmd) *vdePlug {
+	t.Helper()
+	p := &vdePlug{cmd: cmd}
 	var err error
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)

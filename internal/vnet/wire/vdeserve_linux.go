@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -38,11 +39,15 @@ const maxVDEFolder = maxSunPath - len("/.1234567-12345")
 // one, which belongs to nobody, is taken only from the own user and root.
 func ServeVDE(path string, o ListenOptions, accept Accept) (*Listener, error) {
 	l := &Listener{o: o, accept: accept, kind: "vde", greet: greetVDE}
+	if path == "" {
+		return nil, errors.New("serve VDE: no path is given")
+	}
 	err := l.open(path, ctlName, unix.SOCK_STREAM, l.prepareVDE)
 	if err != nil {
 		return nil, fmt.Errorf("serve VDE: %w", err)
 	}
 	l.path = l.folder.path
+	l.start()
 	return l, nil
 }
 
@@ -155,7 +160,7 @@ func greetVDE(l *Listener, conn *net.UnixConn, peer *Peer) (*plugged, func(), er
 	if err = connectTo(fd, &req.addr, peer.UID); err != nil {
 		unix.Close(fd)
 		l.folder.remove(name)
-		return fail(fmt.Errorf("connect to its data socket: %w", err))
+		return fail(fmt.Errorf("its data socket: %w", err))
 	}
 	port, err := NewFD(os.NewFile(uintptr(fd), name))
 	if err != nil {
@@ -226,29 +231,27 @@ func connectTo(fd int, addr *sockaddr, owners ...uint32) error {
 		}
 		return nil
 	}
-	path := addr.path()
+	path := addr.path() // a stranger's words, which want quotes
 	file, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
+		return fmt.Errorf("open %q: %w", path, err)
 	}
 	defer unix.Close(file)
 	var st unix.Stat_t
 	if err := unix.Fstat(file, &st); err != nil {
-		return &os.PathError{Op: "stat", Path: path, Err: err}
+		return fmt.Errorf("stat %q: %w", path, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return fmt.Errorf("%s is not a socket", path)
+		return fmt.Errorf("%q is not a socket", path)
 	}
-	for _, uid := range owners {
-		if st.Uid == uid {
-			// Through the descriptor, since the path may lead elsewhere by now.
-			if err := unix.Connect(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", file)}); err != nil {
-				return &os.PathError{Op: "connect", Path: path, Err: err}
-			}
-			return nil
-		}
+	if !slices.Contains(owners, st.Uid) {
+		return fmt.Errorf("%q belongs to another user (%s)", path, userName(st.Uid))
 	}
-	return fmt.Errorf("%s belongs to another user (%s)", path, userName(st.Uid))
+	// Through the descriptor, since the path may lead elsewhere by now.
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", file)}); err != nil {
+		return fmt.Errorf("connect to %q: %w", path, err)
+	}
+	return nil
 }
 
 // maxChatter is how much a peer may say on a control connection that only its
