@@ -32,6 +32,8 @@ func symptoms() []machine.Symptom {
 		{Text: "Image is not in qcow2 format", Stage: start, Cause: "a disk is no qcow2 image", Fix: "say format raw, or convert it"},
 		{Text: "is not a valid machine type", Stage: start, Cause: "this QEMU does not know the machine", Fix: fixQEMU},
 		{Text: "unsupported machine type", Stage: start, Cause: "this QEMU does not know the machine", Fix: fixQEMU},
+		{Text: "fsdev support is disabled", Stage: start, Cause: "this QEMU was built without shared folders", Fix: "use Debian's QEMU, or the backend uml, or leave the shares out"},
+		{Text: "There is no option group 'fsdev'", Stage: start, Cause: "this QEMU was built without shared folders", Fix: "use Debian's QEMU, or the backend uml, or leave the shares out"},
 		{Text: "Invalid parameter 'stream'", Stage: start, Cause: "this QEMU is older than 7.2", Fix: fixQEMU},
 	}
 }
