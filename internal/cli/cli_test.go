@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -266,6 +267,32 @@ func TestCompletions(t *testing.T) {
 	text := "images: {red: , blue: }\nnetworks: {wide: }\nmachines: {carol: {image: red}}\n"
 	if err := os.WriteFile(filepath.Join(dir, "x.yaml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	var packed bytes.Buffer
+	w := tar.NewWriter(&packed)
+	for _, name := range []string{"etc/", "etc/motd", "etc/\x1b[31m", "empty/", "e"} {
+		h := &tar.Header{Name: name, Mode: 0o755, Typeflag: tar.TypeReg}
+		if strings.HasSuffix(name, "/") {
+			h.Typeflag = tar.TypeDir
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), os.WriteFile(filepath.Join(dir, "x.tar"), packed.Bytes(), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for start, want := range map[string]string{
+		"x.tar:":         "x.tar:e x.tar:empty/ x.tar:etc/ :6",
+		"x.tar:/et":      "x.tar:/etc/ :6",
+		"x.tar:etc/m":    "x.tar:etc/motd :6",
+		"x.tar:/nosuch/": ":6",
+		"x.ta":           ":0",
+	} {
+		r := wolffia(t, dir, "__complete", "image", "ls", start)
+		if got := strings.Join(strings.Fields(r.stdout), " "); r.status != 0 || got != want {
+			t.Errorf("%s: %q, want %q; %s", start, got, want, r.err)
+		}
 	}
 	for args, want := range map[string]string{
 		"run -f x.yaml":                "blue carol red :4",

@@ -114,13 +114,24 @@ func writeWhole(path string, in *os.File) (sum string, size int64, err error) {
 		_, err = io.Copy(f, in)
 		return finish(f, in, err)
 	}
-	// Nobody else's: two at once must not write to one file.
-	temp := filepath.Join(filepath.Dir(path), ".wolffia-"+rand.Text()[:10])
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	// Nobody else's: two at once must not write to one file. It has no name until
+	// it is complete, where the file system can do that, so that nothing is left
+	// of it by whatever ends this process.
+	dir := filepath.Dir(path)
+	temp := filepath.Join(dir, ".wolffia-"+rand.Text()[:10])
+	f, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_WRONLY, 0o666)
+	named := err != nil
+	if named {
+		f, err = os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	}
 	if err != nil {
 		return "", 0, err
 	}
-	if sum, size, err = finish(f, in, copyData(f, in)); err == nil {
+	err = copyData(f, in)
+	if err == nil && !named {
+		err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.AT_FDCWD, temp, unix.AT_SYMLINK_FOLLOW)
+	}
+	if sum, size, err = finish(f, in, err); err == nil {
 		err = os.Rename(temp, path)
 	}
 	if err != nil {

@@ -64,13 +64,7 @@ func (o *imageOptions) flags(env Env, cmd *cobra.Command) {
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "say nothing but warnings and errors")
 	complete(cmd, "file", files("yaml", "yml"))
 	complete(cmd, "arch", words(lab.Arches()...))
-	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		l, err := readLab(env, o.file)
-		if err != nil || l.path == "" {
-			return nil, cobra.ShellCompDirectiveDefault
-		}
-		return l.ImageNames(), cobra.ShellCompDirectiveDefault // and files
-	}
+	cmd.ValidArgsFunction = o.complete(env)
 }
 
 // partFlag is for the verbs that look at files.
