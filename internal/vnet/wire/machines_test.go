@@ -30,7 +30,10 @@ import (
 	"wolffia/internal/vnet/wire"
 )
 
-func TestMain(m *testing.M) { machinetest.Main(m, uml.Backend{}) }
+func TestMain(m *testing.M) {
+	syscall.Umask(0o022) // the tests' folders are ones that sockets may lie in
+	machinetest.Main(m, uml.Backend{})
+}
 
 // umlSuite has the last User-Mode Linux with the transports daemon and vde.
 const umlSuite = "bookworm"
@@ -271,6 +274,7 @@ func TestQEMU(t *testing.T) {
 	var said bytes.Buffer
 	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -123,6 +124,7 @@ func start(t *testing.T, cmd *exec.Cmd) *vdePlug {
 	}
 	p.out = bufio.NewReader(out)
 	p.cmd.Stderr = os.Stderr
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -283,6 +285,7 @@ func vdeSwitch(t *testing.T) (dir string, stop func()) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "stock")
 	cmd := exec.Command(tooltest.Require(t, "vde_switch", "vde-switch"), "-s", dir, "-f", os.DevNull)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
