@@ -143,12 +143,17 @@ func (a *address) addAttributes(req *nl.NetlinkRequest) {
 	}
 }
 
+// name is what tells the address from others.
+func (a *address) name() string {
+	if a.Peer.IsValid() {
+		return a.Local.Addr().String() + " peer " + netip.PrefixFrom(a.Peer, a.Local.Bits()).String()
+	}
+	return a.Local.String()
+}
+
 // String is the address as ip addr add takes it, without the interface.
 func (a *address) String() string {
-	words := []string{a.Local.String()}
-	if a.Peer.IsValid() {
-		words = []string{a.Local.Addr().String(), "peer", netip.PrefixFrom(a.Peer, a.Local.Bits()).String()}
-	}
+	words := []string{a.name()}
 	add := func(w ...string) { words = append(words, w...) }
 	if a.Broadcast.IsValid() {
 		add("broadcast", a.Broadcast.String())

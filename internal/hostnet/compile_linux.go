@@ -215,9 +215,9 @@ func (c *compiler) forwarding6() {
 
 // mac is the hardware address of an interface of ours: the same each time, so
 // that those who know it from before still do.
-func (c *compiler) mac(first byte, name string) net.HardwareAddr {
+func (c *compiler) mac(name string) net.HardwareAddr {
 	sum := sha256.Sum256([]byte("wolffia hostnet\x00" + c.plan.Name + "\x00" + name))
-	return append(net.HardwareAddr{first}, sum[:5]...)
+	return append(net.HardwareAddr{0x02}, sum[:5]...)
 }
 
 // freeIndex chooses the index of an interface that is made. The kernel's own
@@ -236,7 +236,7 @@ func (c *compiler) freeIndex() int {
 func (c *compiler) bridge(b *Bridge) error {
 	d := dev{b.Name, c.freeIndex()}
 	up := c.host.link(b.Uplink)
-	link := &linkStep{dev: d, MAC: c.mac(0x02, b.Name)}
+	link := &linkStep{dev: d, MAC: c.mac(b.Name)}
 	mtu := b.MTU
 	if up != nil {
 		if b.UplinkVLAN == 0 {
@@ -280,15 +280,15 @@ func (c *compiler) uplink(b *Bridge, bridge dev, up *hostLink, mtu int) error {
 		c.add(&upStep{dev: vlan}, &masterStep{dev: vlan, Bridge: bridge})
 		return nil
 	}
-	addrs, ways, err := moved(up)
+	move, err := moving(up, bridge)
 	if err != nil {
 		return err
 	}
 	c.add(&masterStep{dev: port, Bridge: bridge})
-	if len(addrs)+len(ways) > 0 {
-		c.add(&moveStep{From: port, To: bridge, Addrs: addrs, Routes: ways})
+	if move != nil {
+		c.add(move)
+		c.warnUplink(b, up, move.Addrs)
 	}
-	c.warnUplink(b, up, addrs)
 	return nil
 }
 
@@ -319,14 +319,17 @@ func (c *compiler) tap(t *Tap) error {
 	if t.Given {
 		return nil
 	}
-	mtu, first := t.MTU, byte(0x02)
+	mtu, mac := t.MTU, c.mac(t.Name)
 	var bridge dev
 	if t.Bridge != "" {
 		// A bridge takes the lowest hardware address and the lowest MTU of its
 		// ports. Neither may be the tap's.
-		first = 0xfe
+		mac = append(net.HardwareAddr{0xfe, 0xff, 0xff}, mac[3:]...)
 		var most int
 		bridge, most = c.bridgeOf(t.Bridge)
+		if l := c.host.link(t.Bridge); l != nil && !c.host.hasPorts(l) {
+			c.add(&macStep{dev: bridge, MAC: l.mac})
+		}
 		if mtu == 0 {
 			mtu = most
 		}
@@ -337,7 +340,7 @@ func (c *compiler) tap(t *Tap) error {
 	if mtu == 0 {
 		mtu = defaultMTU
 	}
-	c.add(&setStep{dev: d, MAC: c.mac(first, t.Name), MTU: mtu})
+	c.add(&setStep{dev: d, MAC: mac, MTU: mtu})
 	if t.Bridge != "" {
 		c.quiet(t.Name)
 		c.add(&masterStep{dev: d, Bridge: bridge}, &upStep{dev: d})
@@ -411,11 +414,14 @@ func (c *compiler) side(d dev, s *Side) {
 	for _, a := range s.ProxyARP {
 		c.add(&routeStep{dev: d, Route: mainRoute(Route{To: netip.PrefixFrom(a, a.BitLen())})})
 		for _, name := range c.host.atHome(a) {
+			if slices.ContainsFunc(c.host.link(name).neighs, func(n neighbour) bool { return n.proxy() && n.IP == a }) {
+				continue // the host does already, and goes on
+			}
 			l := c.answering(name)
 			if a.Is6() {
 				c.add(&sharedStep{setting{Key: "net/ipv6/conf/" + l.Name + "/proxy_ndp", Value: "1"}})
 			}
-			c.add(&neighStep{dev: l, Addr: a.AsSlice()})
+			c.add(&neighStep{dev: l, Neigh: neighbour{IP: a}})
 		}
 	}
 }

@@ -1,11 +1,13 @@
 package hostnet
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -30,6 +32,7 @@ type hostLink struct {
 	wireless bool
 	addrs    []address
 	routes   []route
+	neighs   []neighbour
 }
 
 func (f *facts) link(name string) *hostLink {
@@ -41,8 +44,23 @@ func (f *facts) link(name string) *hostLink {
 	return nil
 }
 
-// readFacts looks at the network namespace of the process.
+// hasPorts says whether there are interfaces in a bridge.
+func (f *facts) hasPorts(bridge *hostLink) bool {
+	return slices.ContainsFunc(f.links, func(l hostLink) bool { return l.master == bridge.name })
+}
+
+// readFacts looks at the network namespace of the process. It looks again when
+// that changed meanwhile.
 func readFacts() (*facts, error) {
+	for attempt := 0; ; attempt++ {
+		f, err := tryFacts()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) || attempt == 9 {
+			return f, err
+		}
+	}
+}
+
+func tryFacts() (*facts, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
@@ -52,6 +70,10 @@ func readFacts() (*facts, error) {
 		return nil, err
 	}
 	ways, err := routes()
+	if err != nil {
+		return nil, err
+	}
+	neighs, err := neighbours()
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +88,7 @@ func readFacts() (*facts, error) {
 		h := hostLink{
 			name: at.Name, index: at.Index, mac: at.HardwareAddr, mtu: at.MTU, up: at.Flags&net.FlagUp != 0,
 			ethernet: at.EncapType == "ether", wireless: wifi == nil,
-			addrs: addrs[at.Index], routes: ways[at.Index],
+			addrs: addrs[at.Index], routes: ways[at.Index], neighs: neighs[at.Index],
 		}
 		if l.Type() != "device" {
 			h.kind = l.Type()

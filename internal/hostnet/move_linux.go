@@ -16,23 +16,30 @@ type moveStep struct {
 	From, To dev
 	Addrs    []address // in the kernel's order
 	Routes   []route
+	// Neighs are what an administrator has entered; the kernel forgets them
+	// with an interface's last address.
+	Neighs []neighbour `json:",omitempty"`
 }
 
-// moved gives what a link has that moves with it, or why it can't.
-func moved(l *hostLink) ([]address, []route, error) {
-	var addrs []address
+// moving makes the step, or says what the uplink has that can't be moved. It
+// gives nil where there is nothing.
+func moving(l *hostLink, to dev) (*moveStep, error) {
+	s := &moveStep{From: dev{l.name, l.index}, To: to, Routes: l.routes, Neighs: l.neighs}
 	for _, a := range l.addrs {
 		if a.Local.Addr().IsLinkLocalUnicast() && a.Local.Addr().Is6() || a.temporary() {
 			continue
 		}
-		addrs = append(addrs, a)
+		s.Addrs = append(s.Addrs, a)
 	}
 	for _, r := range l.routes {
 		if r.Odd != "" {
-			return nil, nil, fmt.Errorf("move the routes of %s to a bridge: %s has %s, which is not supported", l.name, r.words(l.name), r.Odd)
+			return nil, fmt.Errorf("move the routes of %s to a bridge: %s has %s, which is not supported", l.name, r.words(l.name), r.Odd)
 		}
 	}
-	return addrs, l.routes, nil
+	if len(s.Addrs)+len(s.Routes)+len(s.Neighs) == 0 {
+		return nil, nil
+	}
+	return s, nil
 }
 
 // there is an address as the bridge has it: without an end, without the
@@ -76,6 +83,8 @@ func orderly(rs []route) []route {
 
 // inserted is the order in which addresses have to be added so that the kernel
 // lists them as it did: it puts an IPv6 address before others of its scope.
+// Those that were removed in the opposite order leave a list that the same
+// order makes whole.
 func inserted(addrs []address) (out []address) {
 	for _, a := range addrs {
 		if a.Local.Addr().Is4() {
@@ -98,15 +107,18 @@ type change struct {
 
 // leaving are the changes that take the routes and addresses from an interface.
 func (s *moveStep) leaving(from dev) (out []change) {
+	for _, n := range s.Neighs {
+		out = append(out, change{"ip neigh del " + n.name() + " dev " + from.Name, func() error { return n.remove(from.Index) }})
+	}
 	for _, r := range slices.Backward(orderly(s.explicit())) {
 		out = append(out, change{
 			"ip " + familyFlag(r) + "route del " + r.words(from.Name),
 			func() error { return r.change(unix.RTM_DELROUTE, from.Index) },
 		})
 	}
-	for _, a := range slices.Backward(s.Addrs) {
+	for _, a := range slices.Backward(inserted(s.Addrs)) {
 		out = append(out, change{
-			"ip addr del " + a.Local.String() + " dev " + from.Name,
+			"ip addr del " + a.name() + " dev " + from.Name,
 			func() error { return a.change(unix.RTM_DELADDR, from.Index) },
 		})
 	}
@@ -128,12 +140,15 @@ func (s *moveStep) coming(to dev) (out []change) {
 			func() error { return r.change(unix.RTM_NEWROUTE, to.Index) },
 		})
 	}
+	for _, n := range s.Neighs {
+		out = append(out, change{"ip neigh add " + n.String() + " dev " + to.Name, func() error { return n.add(to.Index) }})
+	}
 	return out
 }
 
 // asThere is the same move with all as the bridge has it.
 func (s *moveStep) asThere() *moveStep {
-	t := &moveStep{From: s.From, To: s.To}
+	t := &moveStep{From: s.From, To: s.To, Neighs: s.Neighs}
 	for _, a := range s.Addrs {
 		t.Addrs = append(t.Addrs, s.there(a))
 	}

@@ -181,7 +181,7 @@ func snapshot(t testing.TB) string {
 	var out strings.Builder
 	for _, c := range []string{
 		"ip -j -d link", "ip -j addr", "ip -j route show table all", "ip -j -6 route show table all",
-		"ip -j rule", "ip -j -6 rule", "ip -j neigh show proxy", "ip -6 -j neigh show proxy", "ip maddr",
+		"ip -j rule", "ip -j -6 rule", "ip -j neigh show proxy", "ip -6 -j neigh show proxy", "ip -j neigh show nud permanent",
 	} {
 		fmt.Fprintf(&out, "%s:\n%s\n", c, pretty(t, run(t, c)))
 	}
@@ -200,8 +200,8 @@ func snapshot(t testing.TB) string {
 	return out.String()
 }
 
-// volatile are lines of ip's that change by themselves.
-var volatile = regexp.MustCompile(`(?m)^\s*"(\w*_timer|expires|valid_life_time|preferred_life_time|last_used)":.*\n`)
+// volatile are values of ip's that change by themselves.
+var volatile = regexp.MustCompile(`"(\w*_timer|expires|valid_life_time|preferred_life_time|last_used)":[^,}]*`)
 
 // pretty writes JSON a value to a line, so that a difference is small.
 func pretty(t testing.TB, s string) string {
@@ -210,8 +210,8 @@ func pretty(t testing.TB, s string) string {
 		return s
 	}
 	var b bytes.Buffer
-	must(t, json.Indent(&b, []byte(s), "", " "))
-	return volatile.ReplaceAllString(b.String(), "")
+	must(t, json.Indent(&b, []byte(volatile.ReplaceAllString(s, `"$1":0`)), "", " "))
+	return b.String()
 }
 
 // same waits until the host is as it was; IPv6 takes its time.

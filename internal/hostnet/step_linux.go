@@ -60,6 +60,8 @@ func newStep(kind string) step {
 		return &addrStep{}
 	case "route":
 		return &routeStep{}
+	case "mac":
+		return &macStep{}
 	case "neigh":
 		return &neighStep{}
 	case "sysctl":
@@ -90,6 +92,8 @@ func stepKind(s step) string {
 		return "addr"
 	case *routeStep:
 		return "route"
+	case *macStep:
+		return "mac"
 	case *neighStep:
 		return "neigh"
 	case *sysctlStep:
@@ -380,26 +384,39 @@ func (s *routeStep) do(*actor) error {
 
 func (s *routeStep) undo(*actor) error { return nil } // it goes with the interface
 
+// macStep keeps the hardware address of a bridge of the host that no interface
+// is in. The kernel would change it with the first one.
+type macStep struct {
+	dev
+	MAC net.HardwareAddr
+}
+
+func (s *macStep) commands() []string {
+	return []string{"ip link set dev " + s.Name + " address " + s.MAC.String()}
+}
+
+func (s *macStep) do(*actor) error {
+	l, err := s.find()
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetHardwareAddr(l, s.MAC)
+}
+
+func (s *macStep) undo(*actor) error { return nil } // it is the one that the bridge had
+
 // neighStep has the host answer for an address on one of its own interfaces.
 type neighStep struct {
 	dev
-	Addr net.IP
+	Neigh neighbour
 }
 
 func (s *neighStep) commands() []string {
-	return []string{"ip neigh add proxy " + s.Addr.String() + " dev " + s.Name}
+	return []string{"ip neigh add " + s.Neigh.String() + " dev " + s.Name}
 }
 
-func (s *neighStep) neigh() *netlink.Neigh {
-	fam := netlink.FAMILY_V6
-	if s.Addr.To4() != nil {
-		fam = netlink.FAMILY_V4
-	}
-	return &netlink.Neigh{LinkIndex: s.Index, Family: fam, Flags: netlink.NTF_PROXY, IP: s.Addr}
-}
-
-func (s *neighStep) do(*actor) error   { return netlink.NeighAdd(s.neigh()) }
-func (s *neighStep) undo(*actor) error { return unlessGone(netlink.NeighDel(s.neigh())) }
+func (s *neighStep) do(*actor) error   { return s.Neigh.add(s.Index) }
+func (s *neighStep) undo(*actor) error { return unlessGone(s.Neigh.remove(s.Index)) }
 
 // sysctlStep sets a sysctl of an interface of ours; it goes with the interface.
 type sysctlStep struct{ Key, Value string }
@@ -442,9 +459,15 @@ func (r record) step() (step, error) {
 
 // describe is a step in an error.
 func describe(s step) string {
-	c := s.commands()
-	if len(c) == 0 {
-		return stepKind(s)
+	switch s := s.(type) {
+	case *moveStep:
+		return "move what " + s.From.Name + " has to " + s.To.Name
+	case *tableStep:
+		return "make table inet " + s.Name
+	case *tapStep:
+		if s.Given {
+			return "take tap " + s.Name
+		}
 	}
-	return strings.Join(c, "; ")
+	return strings.Join(s.commands(), "; ")
 }
