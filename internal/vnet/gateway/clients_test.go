@@ -492,3 +492,77 @@ func TestCloseWithOpenConnections(t *testing.T) {
 	n.run("sh", "-c", "echo x | nc -u -w 1 10.0.2.2 9; ping -c 1 192.0.2.1")
 	n.gw.Close() // returns only when every goroutine has ended
 }
+
+// TestSetForwards: a list replaces another, and what is in both is not touched.
+func TestSetForwards(t *testing.T) {
+	n := newStatic(t, gateway.Config{Forwards: []gateway.Forward{{Guest: netip.MustParseAddrPort("10.0.2.15:80")}}})
+	taken := listenTCP(t, "127.0.0.1:0", func(*net.TCPConn) {})
+	open := func() (list []string) {
+		for _, f := range n.gw.Forwards() {
+			list = append(list, fmt.Sprint(f.Network, " ", f.Guest.Port()))
+		}
+		slices.Sort(list)
+		return list
+	}
+	bound := func(port uint16) netip.AddrPort {
+		for _, f := range n.gw.Forwards() {
+			if f.Guest.Port() == port {
+				return f.Bind
+			}
+		}
+		return netip.AddrPort{}
+	}
+	www := gateway.Forward{Guest: netip.MustParseAddrPort("10.0.2.15:80")}
+	ssh := gateway.Forward{Guest: netip.MustParseAddrPort("10.0.2.15:22")}
+	was := bound(80)
+	// A connection through a forward that goes away goes on.
+	cmd := n.command(t.Context(), "sh", "-c", "echo ready; nc -l 10.0.2.15 80")
+	out, _ := cmd.StdoutPipe()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	var c net.Conn
+	eventually(t, "a connection to the guest", func() bool {
+		var err error
+		if c, err = net.Dial("tcp", was.String()); err != nil {
+			return false
+		}
+		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err = c.Read(make([]byte, 1))
+		return errors.Is(err, os.ErrDeadlineExceeded) // else nc did not listen yet
+	})
+	if err := n.gw.SetForwards([]gateway.Forward{www, ssh, {Network: "udp", Guest: www.Guest}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := open(); !slices.Equal(got, []string{"tcp 22", "tcp 80", "udp 80"}) {
+		t.Errorf("open: %v", got)
+	}
+	if f := n.gw.Forwards(); bound(22) == was || !slices.ContainsFunc(f, func(f gateway.Forward) bool { return f.Network == "tcp" && f.Bind == was }) {
+		t.Errorf("the forward that stays was opened anew: %v, was at %v", f, was)
+	}
+	// What can't be opened leaves the others.
+	err := n.gw.SetForwards([]gateway.Forward{{Bind: taken, Guest: www.Guest}, ssh})
+	var fe *gateway.ForwardError
+	if !errors.As(err, &fe) || fe.Forward.Bind != taken || !slices.Equal(open(), []string{"tcp 22"}) {
+		t.Errorf("%v; open: %v", err, open())
+	}
+	// One that was given with the port chosen before is the same.
+	chosen := gateway.Forward{Network: "tcp", Bind: bound(22), Guest: ssh.Guest}
+	if err := n.gw.SetForwards([]gateway.Forward{chosen}); err != nil {
+		t.Error(err)
+	}
+	// The same port of the host leads elsewhere.
+	chosen.Guest = www.Guest
+	if err := n.gw.SetForwards([]gateway.Forward{chosen}); err != nil || bound(80) != chosen.Bind {
+		t.Errorf("%v; at %v", err, bound(80))
+	}
+	fmt.Fprint(c, "still here")
+	c.Close()
+	if b, _ := io.ReadAll(out); string(b) != "ready\nstill here" {
+		t.Errorf("through the forward that went away came %q", b)
+	}
+	if err := n.gw.SetForwards(nil); err != nil || len(open()) != 0 {
+		t.Errorf("%v; open: %v", err, open())
+	}
+}

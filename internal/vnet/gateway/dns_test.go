@@ -160,6 +160,45 @@ func TestDNS(t *testing.T) {
 	}
 }
 
+// TestDNSOfALab: machines are on several networks, and which of them this one
+// knows is said from outside, also while it runs.
+func TestDNSOfALab(t *testing.T) {
+	upstream := newNameServer(t)
+	far := netip.MustParseAddr("10.9.9.9")
+	n := newStatic(t, gateway.Config{
+		Nameservers: []netip.AddrPort{upstream.addr},
+		Names: map[string][]netip.Addr{
+			"alice": {netip.MustParseAddr("10.0.2.15"), netip.MustParseAddr("fd00:77:6f6c:66::15")},
+			"bob":   {far, netip.MustParseAddr("fd00:99::9")}, // on another network, there is a way
+			"carol": nil,                                      // on another network, there is none
+		},
+	})
+	ask := func(what string) string {
+		t.Helper()
+		out := n.run(append([]string{"dig", "+tries=1", "+time=10", "+domain=lan", "+search", "@10.0.2.3"}, strings.Fields(what)...)...)
+		if strings.Contains(out, "status: NXDOMAIN") {
+			return "NXDOMAIN"
+		}
+		return strings.TrimSpace(n.run(append([]string{"dig", "+short", "+tries=1", "+time=10", "+domain=lan", "+search", "@10.0.2.3"}, strings.Fields(what)...)...))
+	}
+	for what, want := range map[string]string{
+		"alice": "10.0.2.15", "alice.lan": "10.0.2.15", "alice AAAA": "fd00:77:6f6c:66::15", "-x 10.0.2.15": "alice.lan.",
+		"bob": "10.9.9.9", "bob.lan. AAAA": "fd00:99::9", "-x 10.9.9.9": "bob.lan.", "-x fd00:99::9": "bob.lan.",
+		"carol": "NXDOMAIN", "carol.lan AAAA": "NXDOMAIN", "dave.lan": "NXDOMAIN",
+	} {
+		if got := ask(what); got != want {
+			t.Errorf("%s: %s, want %s", what, got, want)
+		}
+	}
+	if n := upstream.asked.Load(); n != 0 {
+		t.Errorf("%d questions left the network", n)
+	}
+	n.gw.SetNames(map[string][]netip.Addr{"carol": {far}})
+	if a, b, c := ask("alice.lan"), ask("-x 10.9.9.9"), ask("carol"); a != "NXDOMAIN" || b != "carol.lan." || c != "10.9.9.9" {
+		t.Errorf("after a change: alice %s, %v is %s, carol %s", a, far, b, c)
+	}
+}
+
 func TestDNSFollowsResolvConf(t *testing.T) {
 	upstream := newNameServer(t)
 	conf := filepath.Join(t.TempDir(), "resolv.conf")

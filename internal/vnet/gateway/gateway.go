@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"sync"
 
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -57,9 +58,9 @@ func New(port vnet.Port, cfg Config) (*Gateway, error) {
 	g := &Gateway{cfg: cfg, mac: [6]byte(cfg.MAC), host: &hostAddrs{}}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.link = newLink(port, cfg.MAC, cfg.MTU, 64, 0)
-	g.link.filter = g.filter
 	g.addresses()
-	g.near, g.police = newNeighbours(), newPolice()
+	g.near, g.police = newNeighbours(), &police{}
+	g.link.filter, g.link.tick = g.filter, g.police.tick
 	g.names = newNames(g)
 	g.dhcp = newDHCPServer(g)
 	g.tftp = newTFTPServer(g)
@@ -199,6 +200,8 @@ type stackOptions struct{ icmp bool }
 
 // newStack makes a netstack with one interface on the link.
 func newStack(l *link, o stackOptions) (*stack.Stack, error) {
+	// netstack writes to standard error what guests do wrong, as often as they do.
+	log.SetTarget(&log.MultiEmitter{})
 	opts := stack.Options{
 		NetworkProtocols: []stack.NetworkProtocolFactory{
 			arp.NewProtocol,

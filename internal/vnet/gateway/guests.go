@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"maps"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -200,17 +199,15 @@ func (n *neighbours) address6(mac [6]byte) (a netip.Addr, ok bool) {
 // through costs nothing here. Each guest has a bucket of policeBurst, which
 // fills at policeRate a second; what it can't pay is dropped.
 type police struct {
+	now     atomic.Int64 // in nanoseconds, as of the latest frames
 	mu      sync.Mutex
-	buckets map[guest]*bucket
-	idle    int // when this many are known, full ones are forgotten
+	buckets []bucket // by guest: no more than a switch has ports
 }
 
 type bucket struct {
 	left float64
-	at   time.Time
+	at   int64 // nanoseconds
 }
-
-func newPolice() *police { return &police{buckets: map[guest]*bucket{}, idle: 64} }
 
 // What things cost.
 const (
@@ -221,22 +218,22 @@ const (
 	costFlow   = 20 // sockets of the host's, for UDP or ping
 )
 
+// tick says what time it is.
+func (p *police) tick(now time.Time) { p.now.Store(now.UnixNano()) }
+
 // pays says whether the guest can pay, and takes the price.
 func (p *police) pays(g guest, price float64) bool {
-	now := time.Now()
+	now := p.now.Load()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	b := p.buckets[g]
-	if b == nil {
-		if len(p.buckets) >= p.idle {
-			maps.DeleteFunc(p.buckets, func(_ guest, b *bucket) bool { return now.Sub(b.at) > policeBurst/policeRate*time.Second })
-			p.idle = max(64, 2*len(p.buckets))
-		}
-		b = &bucket{left: policeBurst, at: now}
-		p.buckets[g] = b
+	if int(g) >= len(p.buckets) {
+		p.buckets = append(p.buckets, make([]bucket, int(g)+1-len(p.buckets))...)
 	}
-	b.left = min(policeBurst, b.left+policeRate*now.Sub(b.at).Seconds())
-	b.at = now
+	b := &p.buckets[g]
+	if now > b.at {
+		b.left = min(policeBurst, b.left+policeRate*time.Duration(now-b.at).Seconds())
+		b.at = now
+	}
 	if b.left < price {
 		return false
 	}

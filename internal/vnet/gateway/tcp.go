@@ -39,7 +39,7 @@ type tcpSYNSeen struct {
 
 func newTCPTable(g *Gateway) *tcpTable {
 	return &tcpTable{
-		g: g, flight: newShare(maxTCPInFlight), conns: newShare(withinFiles(maxTCPConns, 4)),
+		g: g, flight: newShare(maxTCPInFlight), conns: newShare(withinFiles(maxTCPConns, 2)),
 		syns: map[stack.TransportEndpointID]tcpSYNSeen{},
 	}
 }

@@ -38,7 +38,7 @@ type udpFlow struct {
 }
 
 func newUDPTable(g *Gateway) *udpTable {
-	return &udpTable{g: g, flows: newFlows[stack.TransportEndpointID, *udpFlow](withinFiles(maxUDPFlows, 16))}
+	return &udpTable{g: g, flows: newFlows[stack.TransportEndpointID, *udpFlow](withinFiles(maxUDPFlows, 8))}
 }
 
 // handlePacket takes the first datagram of a flow; the flow's endpoint gets the
