@@ -75,7 +75,7 @@ func (l *Lab) look(o CaptureOptions) (*wanted, error) {
 		for i := range m.Cards {
 			c := &m.Cards[i]
 			names.Ethers[m.Name] = append(names.Ethers[m.Name], p.mac(m, i))
-			if at := p.places[c]; at.v4.IsValid() {
+			if at := p.at(m, c); at.v4.IsValid() {
 				names.Hosts[m.Name] = append(names.Hosts[m.Name], at.v4.Addr(), at.v6.Addr())
 			}
 		}
@@ -85,6 +85,7 @@ func (l *Lab) look(o CaptureOptions) (*wanted, error) {
 		if n.spec.Subnet.IsValid() {
 			names.Networks[name] = []netip.Prefix{n.spec.Subnet}
 		}
+		names.Hosts["gateway"] = append(names.Hosts["gateway"], n.gatewayAddrs()...)
 	}
 	var err error
 	if w.filter, err = filter.Parse(o.Filter, names); err != nil {

@@ -61,9 +61,7 @@ func Open(cfg LabConfig) *Lab {
 func (l *Lab) Apply(ctx context.Context, spec *lab.Spec) error {
 	l.applying.Lock()
 	defer l.applying.Unlock()
-	l.mu.Lock()
-	steps := lab.Diff(l.spec, spec)
-	l.mu.Unlock()
+	steps := lab.Diff(l.Spec(), spec)
 	// First what can fail without anything being lost.
 	prepared, err := l.prepare(ctx, spec, steps)
 	if err != nil {
@@ -254,11 +252,20 @@ func (l *Lab) member(name string) (*member, error) {
 	return nil, lab.OneOf("machine", name, slices.Sorted(maps.Keys(l.members)))
 }
 
-// Spec is the lab as it was applied last; nil before the first time.
+// Spec is a copy of the lab as it was applied last, with what was done to its
+// links since; nil before the first time.
 func (l *Lab) Spec() *lab.Spec {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.spec
+	if l.spec == nil {
+		return nil
+	}
+	s := *l.spec
+	s.Machines = maps.Clone(s.Machines)
+	for name, m := range l.members {
+		s.Machines[name] = m.description()
+	}
+	return &s
 }
 
 // StopPatience is how long a machine may take to shut down before it is killed.

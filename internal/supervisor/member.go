@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -59,7 +60,14 @@ func (l *Lab) newMember(name string, spec *lab.Machine) (*member, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &member{lab: l, name: name, hub: h, spec: spec, state: StateStopped, since: time.Now(), changed: make(chan struct{})}, nil
+	return &member{lab: l, name: name, hub: h, spec: ownCards(spec), state: StateStopped, since: time.Now(), changed: make(chan struct{})}, nil
+}
+
+// ownCards is a machine whose cards can be changed without the file's being so.
+func ownCards(m *lab.Machine) *lab.Machine {
+	own := *m
+	own.Cards = slices.Clone(own.Cards)
+	return &own
 }
 
 // errStopped is what ends a life on request.
@@ -251,7 +259,7 @@ func (m *member) start(ctx context.Context) (*Guest, func(), error) {
 // withCards is a prepared machine with the cards of the newest file.
 func withCards(prepared, newest *lab.Machine) *lab.Machine {
 	m := *prepared
-	m.Cards, m.Forwards, m.Ready, m.After, m.Restart = newest.Cards, newest.Forwards, newest.Ready, newest.After, newest.Restart
+	m.Cards, m.Forwards, m.Ready, m.After, m.Restart = slices.Clone(newest.Cards), newest.Forwards, newest.Ready, newest.After, newest.Restart
 	return &m
 }
 
@@ -430,7 +438,7 @@ func (m *member) same(cfg Config) bool {
 // change takes over what a file says anew of a machine that runs.
 func (m *member) change(spec *lab.Machine) error {
 	m.mu.Lock()
-	m.spec = spec
+	m.spec = ownCards(spec)
 	m.mu.Unlock()
 	var errs []error
 	for i := range spec.Cards {
@@ -440,25 +448,26 @@ func (m *member) change(spec *lab.Machine) error {
 	return errors.Join(errs...)
 }
 
-// description is what the file says of the machine.
+// description is a copy of what the file says of the machine, with what was done
+// to its links since.
 func (m *member) description() *lab.Machine {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.spec
+	return ownCards(m.spec)
 }
 
 // setLink plugs a card's cable in, or pulls it out.
 func (m *member) setLink(card int, up bool) error {
 	m.mu.Lock()
 	g := m.guest
-	c := &m.spec.Cards[card]
-	c.Down = !up // for its next life, too
+	m.spec.Cards[card].Down = !up // for its next life, too
+	network := m.spec.Cards[card].Network
 	m.mu.Unlock()
 	if g == nil {
 		return nil
 	}
 	m.lab.mu.Lock()
-	n := m.lab.nets[c.Network]
+	n := m.lab.nets[network]
 	m.lab.mu.Unlock()
 	if cable := n.cable(m.name + "/" + cardName(card)); cable != nil {
 		cable.SetUp(up)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"net/netip"
 	"sync"
 
 	"wolffia/internal/event"
@@ -136,6 +137,17 @@ func (n *network) cable(name string) *cable {
 	return n.cables[name]
 }
 
+// gatewayAddrs are the addresses of the network's gateways.
+func (n *network) gatewayAddrs() (out []netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, gw := range n.gateways {
+		cfg := gw.Config()
+		out = append(out, cfg.Gateway(), cfg.Gateway6())
+	}
+	return out
+}
+
 func (n *network) close() {
 	n.closePlugs()
 	n.mu.Lock()
@@ -198,5 +210,12 @@ func (n *network) setCable(name string, c lab.Cable) error {
 	if l == nil {
 		return nil
 	}
-	return errors.Join(l.SetImpairment(link.Out, c.Out), l.SetImpairment(link.In, c.In))
+	// Setting it anew would begin the sequence of decisions again.
+	var errs []error
+	for d, i := range map[link.Direction]link.Impairment{link.Out: c.Out, link.In: c.In} {
+		if l.Impairment(d) != i {
+			errs = append(errs, l.SetImpairment(d, i))
+		}
+	}
+	return errors.Join(errs...)
 }

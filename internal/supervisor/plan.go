@@ -20,8 +20,14 @@ type plan struct {
 	spec     *lab.Spec
 	base     string         // where relative paths start
 	machines []*lab.Machine // in the order in which they choose
-	places   map[*lab.Card]place
+	places   map[cardKey]place
 }
+
+// cardKey tells a card.
+type cardKey struct{ machine, network string }
+
+// at gives the addresses of a machine's card.
+func (p *plan) at(m *lab.Machine, c *lab.Card) place { return p.places[cardKey{m.Name, c.Network}] }
 
 // place is the addresses of one card; zero where it has none of ours.
 type place struct{ v4, v6 netip.Prefix }
@@ -30,7 +36,7 @@ type place struct{ v4, v6 netip.Prefix }
 // others the next that is free, in the file's order. only, unless it is nil, is
 // the one machine that there is.
 func newPlan(spec *lab.Spec, only *lab.Machine) *plan {
-	p := &plan{spec: spec, places: map[*lab.Card]place{}}
+	p := &plan{spec: spec, places: map[cardKey]place{}}
 	if only != nil {
 		p.machines = []*lab.Machine{only}
 	} else {
@@ -54,7 +60,7 @@ func newPlan(spec *lab.Spec, only *lab.Machine) *plan {
 	}
 	each(func(_ *lab.Machine, c *lab.Card, _ *lab.Network, taken map[netip.Addr]bool) { taken[c.Addr] = true })
 	each(func(m *lab.Machine, c *lab.Card, g *lab.Network, taken map[netip.Addr]bool) {
-		p.places[c] = p.place(m, c, g, taken)
+		p.places[cardKey{m.Name, c.Network}] = p.place(m, c, g, taken)
 	})
 	return p
 }
@@ -117,7 +123,7 @@ func (p *plan) addresses(m *lab.Machine, segment string) (addrs []netip.Addr, ne
 	for _, here := range []bool{true, false} {
 		for i := range m.Cards {
 			c := &m.Cards[i]
-			at := p.places[c]
+			at := p.at(m, c)
 			if !at.v4.IsValid() || (p.spec.Segment(c).Name == segment) != here {
 				continue
 			}
@@ -202,7 +208,7 @@ func (p *plan) reservations(g *lab.Network) (out []gateway.Reservation) {
 	for _, m := range p.machines {
 		for i := range m.Cards {
 			c := &m.Cards[i]
-			if at := p.places[c]; at.v4.IsValid() && p.spec.Segment(c).Name == g.Name {
+			if at := p.at(m, c); at.v4.IsValid() && p.spec.Segment(c).Name == g.Name {
 				out = append(out, gateway.Reservation{MAC: p.spec.CardMAC(m, c), Addr: at.v4.Addr(), Name: m.Name})
 			}
 		}
@@ -217,7 +223,7 @@ func (p *plan) forwards(m *lab.Machine, g *lab.Network) (out []gateway.Forward) 
 		return nil
 	}
 	for _, f := range m.Forwards {
-		out = append(out, gateway.Forward{Network: f.Network, Bind: f.Host, Guest: netip.AddrPortFrom(p.places[uplink].v4.Addr(), f.Port)})
+		out = append(out, gateway.Forward{Network: f.Network, Bind: f.Host, Guest: netip.AddrPortFrom(p.at(m, uplink).v4.Addr(), f.Port)})
 	}
 	return out
 }
@@ -234,7 +240,7 @@ func (s *Guest) network(id *rootfs.IdentityConfig) {
 	for i := range m.Cards {
 		card := &m.Cards[i]
 		g := c.Lab.Segment(card)
-		at := p.places[card]
+		at := p.at(m, card)
 		nic := rootfs.NIC{Name: cardName(i), MAC: c.Lab.CardMAC(m, card)}
 		switch {
 		case card.Config == lab.CardDHCP:

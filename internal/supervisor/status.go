@@ -69,7 +69,7 @@ func (m *member) status(p *plan) MachineStatus {
 	for i := range m.spec.Cards {
 		c := &m.spec.Cards[i]
 		card := CardStatus{Name: cardName(i), Network: c.Network, MAC: p.mac(m.spec, i).String(), VLAN: c.VLAN.Access, Up: !c.Down}
-		if at := p.places[c]; at.v4.IsValid() {
+		if at := p.at(m.spec, c); at.v4.IsValid() {
 			card.Addrs = []netip.Addr{at.v4.Addr(), at.v6.Addr()}
 		}
 		s.Cards = append(s.Cards, card)
@@ -300,29 +300,41 @@ func (l *Lab) SetImpairment(name, network string, out, in *link.Impairment) erro
 	if err != nil {
 		return err
 	}
+	for _, i := range []*link.Impairment{out, in} {
+		if i == nil {
+			continue
+		}
+		if err := i.Check(); err != nil {
+			return err
+		}
+	}
 	m.mu.Lock()
 	c := &m.spec.Cards[card]
-	cable := c.Link
 	if out != nil {
-		cable.Out = *out
+		c.Link.Out = *out
 	}
 	if in != nil {
-		cable.In = *in
+		c.Link.In = *in
 	}
 	m.mu.Unlock()
-	if err := errors.Join(cable.Out.Check(), cable.In.Check()); err != nil {
-		return err
-	}
 	l.mu.Lock()
 	n := l.nets[c.Network]
 	l.mu.Unlock()
-	if err := n.setCable(name+"/"+cardName(card), cable); err != nil {
-		return err
+	cable := n.cable(name + "/" + cardName(card))
+	if cable == nil {
+		return nil
 	}
-	m.mu.Lock()
-	c.Link = cable
-	m.mu.Unlock()
-	return nil
+	// Also what it is already: the sequence of decisions begins anew.
+	if out != nil {
+		err = cable.SetImpairment(link.Out, *out)
+	}
+	if in != nil {
+		err = errors.Join(err, cable.SetImpairment(link.In, *in))
+	}
+	if errors.Is(err, net.ErrClosed) {
+		return nil // the machine is ending; its next life has what was set
+	}
+	return err
 }
 
 // card finds a machine's card on a network; with one card the network may be

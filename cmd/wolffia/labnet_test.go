@@ -1,0 +1,286 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"wolffia/internal/tooltest"
+)
+
+// TestLabVLANs keeps VLAN 10 and 20 apart on one trunk, on which a machine
+// routes between them, each with a gateway of its own.
+func TestLabVLANs(t *testing.T) {
+	parallel(t)
+	l := newLab(t, newPerson(t), small+`
+networks:
+  lan:
+    gateway: none
+    vlans:
+      10: {subnet: 10.10.0.0/24}
+      20: {subnet: 10.20.0.0/24}
+      30:
+machines:
+  ten: {networks: [{network: lan, vlan: 10}]}
+  ten2: {networks: [{network: lan, vlan: 10}]}
+  twenty: {networks: [{network: lan, vlan: 20}]}
+  trunk: {networks: [{network: lan, trunk: [10, 20], address: none}], modules: [8021q]}
+`)
+	l.do("up")
+	l.in("ten", "ping -4 -c 1 -W 5 ten2; ping -6 -c 1 -W 5 ten2; ping -c 1 -W 5 10.10.0.2")
+	l.in("twenty", "ping -c 1 -W 5 10.20.0.2; ! ping -c 1 -W 1 10.10.0.15")
+	// Nothing of one VLAN is to be seen in the other, not even what goes to all.
+	l.in("trunk", `
+		for id in 10 20; do
+			ip link add link eth0 name eth0.$id type vlan id $id
+			ip addr add 10.$id.0.200/24 dev eth0.$id
+			ip link set eth0.$id up
+		done
+		ping -c 1 -W 5 10.10.0.15; ping -c 1 -W 5 10.20.0.15`)
+	l.in("twenty", "ip addr add 10.10.0.99/24 dev eth0; ! ping -c 2 -W 1 10.10.0.15")
+	// A tag of one's own does not get out of an access port.
+	l.in("ten", "ip -4 addr flush dev eth0; ip addr add 10.20.0.77/24 dev eth0; ! ping -c 1 -W 1 10.20.0.15")
+}
+
+// packets reads ping's last words.
+var (
+	lossLine = regexp.MustCompile(`(\d+) packets transmitted, (\d+) packets received`)
+	timeLine = regexp.MustCompile(`min/avg/max = ([\d.]+)/([\d.]+)/([\d.]+) ms`)
+)
+
+// TestLabImpairments measures from inside what links are told to do.
+func TestLabImpairments(t *testing.T) {
+	parallel(t)
+	l := newLab(t, newPerson(t), `
+images: {base: {packages: [busybox-static, dropbear-bin, iperf3], deps: elf}}
+networks: {lan: , quiet: {subnet: 10.7.0.0/24, gateway: none}}
+machines:
+  anna: {networks: [lan, quiet]}
+  bert: {networks: [{network: lan, link: delay 50ms}], backend: qemu}
+  carl: {networks: [lan, {network: quiet, in: loss 10% seed 42}]}
+`)
+	l.do("up")
+	ping := func(flags string) (sent, got int, average float64) {
+		out := l.in("anna", "ping -4 -q "+flags+" || true")
+		n, ms := lossLine.FindStringSubmatch(out), timeLine.FindStringSubmatch(out)
+		if n == nil || ms == nil {
+			t.Fatal(out)
+		}
+		sent, _ = strconv.Atoi(n[1])
+		got, _ = strconv.Atoi(n[2])
+		average, _ = strconv.ParseFloat(ms[2], 64)
+		return sent, got, average
+	}
+	// Both ways 50 ms: the rest is what an emulated machine takes.
+	if _, got, average := ping("-c 10 -i 0.1 -w 20 bert"); got != 10 || average < 100 || average > 130 {
+		t.Errorf("%d answers, %v ms", got, average)
+	}
+	l.do("net", "set", "bert", "none")
+	if _, _, average := ping("-c 10 -i 0.1 -w 20 bert"); average > 50 {
+		t.Errorf("the delay is still there: %v ms", average)
+	}
+	// A tenth is lost, the same tenth each time. On the quiet network nothing but
+	// the test's own frames passes, as long as nobody has to ask for neighbours.
+	mac := func(machine string) string { return strings.TrimSpace(l.in(machine, "cat /sys/class/net/eth1/address")) }
+	l.in("anna", "arp -s 10.7.0.2 "+mac("carl"))
+	l.in("carl", "arp -s 10.7.0.1 "+mac("anna"))
+	lost := func() (int, string) {
+		l.do("net", "set", "carl/quiet", "--in", "loss", "10%", "seed", "42")
+		out := l.in("anna", "ping -4 -c 300 -i 0.01 -W 1 10.7.0.2 | grep -o 'seq=[0-9]*' || true")
+		return 300 - strings.Count(out, "seq="), out
+	}
+	first, which := lost()
+	// 300 draws at 0.1: 30, with a standard deviation of 5.2.
+	if float64(first) < 30-4*5.2 || float64(first) > 30+4*5.2 {
+		t.Errorf("%d of 300 were lost", first)
+	}
+	if again, same := lost(); same != which {
+		t.Errorf("%d and %d lost, or others: not the same with the same seed", first, again)
+	}
+	// A rate, by iperf3.
+	l.do("net", "set", "anna/lan", "rate", "10Mbit")
+	server := l.start(t, call{dir: l.dir}, "exec", "carl", "--", "iperf3", "-s", "-1")
+	server.out.expect(t, "Server listening")
+	var result struct {
+		End struct {
+			SumReceived struct {
+				BitsPerSecond float64 `json:"bits_per_second"`
+			} `json:"sum_received"`
+		}
+	}
+	if err := json.Unmarshal([]byte(l.in("anna", "iperf3 -4 -J -c carl -t 8 -O 1")), &result); err != nil {
+		t.Fatal(err)
+	}
+	// iperf3 counts what TCP carries: 1448 of 1514 bytes of each frame.
+	const want = 10e6 * 1448 / 1514
+	if got := result.End.SumReceived.BitsPerSecond; math.Abs(got-want) > 0.05*want {
+		t.Errorf("%.0f bit/s, want %.0f", got, want)
+	}
+	// The file says it, too, without a restart.
+	l.in("anna", "echo 1 >/root/life")
+	l.file(`
+images: {base: {packages: [busybox-static, dropbear-bin, iperf3], deps: elf}}
+networks: {lan: , quiet: {subnet: 10.7.0.0/24, gateway: none}}
+machines:
+  anna: {networks: [{network: lan, out: delay 80ms}, quiet]}
+  bert: {networks: [lan], backend: qemu}
+  carl: {networks: [lan, quiet]}
+`)
+	l.do("up")
+	l.in("anna", "test -e /root/life")
+	if _, _, average := ping("-c 5 -i 0.1 carl"); average < 80 || average > 110 {
+		t.Errorf("%v ms", average)
+	}
+}
+
+// TestLabCarrier pulls cables out.
+func TestLabCarrier(t *testing.T) {
+	parallel(t)
+	l := newLab(t, newPerson(t), small+`
+networks: {lan: }
+machines:
+  anna: {networks: [lan]}
+  bert: {networks: [lan], backend: qemu}
+`)
+	l.do("up")
+	l.in("anna", "ping -c 1 -W 5 bert")
+	l.do("net", "down", "bert/lan")
+	l.in("bert", "until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do sleep 0.1; done")
+	l.in("anna", "! ping -c 1 -W 1 bert")
+	if out := l.do("net"); !regexp.MustCompile(`lan +bert/eth0 +down`).MatchString(out) {
+		t.Error(out)
+	}
+	l.do("net", "up", "bert/lan")
+	l.in("bert", "until [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do sleep 0.1; done")
+	l.in("anna", "until ping -c 1 -W 1 bert; do sleep 0.1; done")
+	l.do("net", "down", "anna")
+	l.in("bert", "! ping -c 1 -W 1 anna")
+	l.do("restart", "anna") // it stays out
+	l.in("bert", "! ping -c 1 -W 1 anna")
+	l.do("net", "up", "anna")
+	l.in("bert", "until ping -c 1 -W 1 anna; do sleep 0.1; done")
+	for _, args := range [][]string{
+		{"net", "set", "anna", "delya", "50ms"}, {"net", "set", "anna/lna", "none"}, {"net", "set", "nobody", "none"},
+		{"net", "down"}, {"net", "set", "anna", "loss", "110%"},
+	} {
+		l.fails(2, args...)
+	}
+}
+
+// TestLabCapture captures a network and a machine, live and from what is kept,
+// as tshark reads it.
+func TestLabCapture(t *testing.T) {
+	parallel(t)
+	tshark := tooltest.Require(t, "tshark", "tshark")
+	p := newPerson(t)
+	l := newLab(t, p, small+`
+networks: {lan: }
+machines:
+  anna: {networks: [lan]}
+  bert: {networks: [{network: lan, in: loss 30% seed 3}]}
+`)
+	l.do("up")
+	read := func(file string, args ...string) string {
+		t.Helper()
+		out, err := exec.Command(tshark, append([]string{"-r", filepath.Join(l.dir, file)}, args...)...).Output()
+		if err != nil {
+			t.Fatalf("tshark: %v", err)
+		}
+		return string(out)
+	}
+	live := l.start(t, call{dir: l.dir}, "capture", "lan", "-w", "live.pcapng", "-c", "40", "icmp and host bert")
+	limit := time.Now().Add(patience)
+	for {
+		l.in("anna", "ping -4 -c 10 -i 0.01 -W 1 bert >/dev/null || true")
+		select {
+		case <-live.ended:
+		default:
+			if time.Now().Before(limit) {
+				continue
+			}
+		}
+		break
+	}
+	if status := live.end(t); status != 0 {
+		t.Fatal(live.err)
+	}
+	rows := strings.Split(strings.TrimSpace(read("live.pcapng", "-T", "fields", "-e", "frame.interface_name", "-e", "frame.comment", "-e", "icmp.type")), "\n")
+	seen := map[string]int{}
+	for _, r := range rows {
+		seen[r]++
+	}
+	// Requests enter at anna's card and answers at bert's; what is lost is lost
+	// on bert's link.
+	if len(rows) != 40 || seen["anna/eth0\t\t8"] == 0 || seen["bert/eth0\t\t0"] == 0 || seen["bert/eth0\tdropped: loss\t8"] == 0 || len(seen) != 3 {
+		t.Errorf("%v", seen)
+	}
+	// What has passed already, of one machine: both ways.
+	l.in("anna", "nslookup gateway.lan >/dev/null; ping -4 -c 3 -i 0.01 10.0.2.2 >/dev/null")
+	l.do("capture", "anna", "--last", "10m", "-w", "last.pcapng", "udp port 53 or icmp and host gateway")
+	names := read("last.pcapng", "-Y", "dns.qry.name == gateway.lan", "-T", "fields", "-e", "dns.flags.response", "-e", "frame.interface_name")
+	if !strings.Contains(names, "0\tanna/eth0") && !strings.Contains(names, "False\tanna/eth0") || !strings.Contains(names, "1\tanna/eth0") && !strings.Contains(names, "True\tanna/eth0") {
+		t.Errorf("%q", names)
+	}
+	if e := l.fails(2, "capture", "lan", "-w", "x", "tpc port 80"); !strings.Contains(e, "column 1") {
+		t.Error(e)
+	}
+	if e := l.fails(2, "capture", "lam", "-w", "x"); !strings.Contains(e, `did you mean "lan"?`) {
+		t.Error(e)
+	}
+}
+
+// TestLabMany has thirty machines that all reach each other.
+func TestLabMany(t *testing.T) {
+	p := newPerson(t) // with the whole host: not beside others
+	var file strings.Builder
+	file.WriteString(small + "networks: {lan: }\nmachines:\n")
+	const many = 30
+	for i := range many {
+		fmt.Fprintf(&file, "  m%d: {networks: [lan], memory: 64M}\n", i)
+	}
+	l := newLab(t, p, file.String())
+	began := time.Now()
+	l.do("up")
+	t.Logf("up after %v", time.Since(began))
+	// Each asks all of them at the same time.
+	var script strings.Builder
+	for i := range many {
+		fmt.Fprintf(&script, "ping -4 -c 1 -W 10 m%d >/dev/null && echo reached & ", i)
+	}
+	script.WriteString("wait")
+	for i := range many {
+		if out := l.in(fmt.Sprintf("m%d", i), script.String()); strings.Count(out, "reached") != many {
+			t.Errorf("m%d: %d of %d", i, strings.Count(out, "reached"), many)
+		}
+	}
+	t.Logf("memory per machine: %d KiB", p.memory()/many/1024)
+	began = time.Now()
+	l.do("down")
+	t.Logf("down after %v", time.Since(began))
+}
+
+// memory is what the person's processes use of the host's, in bytes: pages that
+// several share count once.
+func (p *person) memory() (bytes int) {
+	for pid := range p.processes() {
+		data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "smaps_rollup"))
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		for line := range strings.SplitSeq(string(data), "\n") {
+			if f := strings.Fields(line); len(f) > 1 && f[0] == "Pss:" {
+				kib, _ := strconv.Atoi(f[1])
+				bytes += kib << 10
+			}
+		}
+	}
+	return bytes
+}
