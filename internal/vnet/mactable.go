@@ -1,6 +1,7 @@
 package vnet
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -52,10 +53,13 @@ func newMACTable() *macTable {
 	return &macTable{seed: rand.Uint64() | 1, sets: make([]macSet, tableSets)}
 }
 
-// station makes a number of a VLAN and an address.
-func station(b []byte, vlan int) uint64 {
-	_ = b[5]
-	return uint64(vlan)<<48 | uint64(b[0])<<40 | uint64(b[1])<<32 | uint64(b[2])<<24 | uint64(b[3])<<16 | uint64(b[4])<<8 | uint64(b[5])
+// stations gives the numbers of a frame's destination and source: the VLAN and
+// the address.
+func stations(d []byte, vlan int) (dst, src uint64) {
+	const address = 1<<48 - 1
+	_ = d[11]
+	id := uint64(vlan) << 48
+	return id | binary.BigEndian.Uint64(d)>>16, id | binary.BigEndian.Uint64(d[4:])&address
 }
 
 // find gives a station's set, and what tells it from others there.

@@ -276,11 +276,12 @@ func (s *Switch) forward(from *swPort, frames []Frame) {
 // forwardAll is the way between transparent ports.
 func (s *Switch) forwardAll(v *view, from *swPort, frames []Frame, now int64) {
 	start, to := 0, toNobody
+	var last lastRoute
 	for i := range frames {
 		next := toNobody
 		if d := frames[i].Data; len(d) >= MinFrame {
 			vlan, _ := tagOf(d)
-			next = s.route(from, d, vlan, now)
+			next = s.route(from, d, vlan, now, &last)
 		} else {
 			from.rxDropped.Add(1)
 		}
@@ -292,16 +293,31 @@ func (s *Switch) forwardAll(v *view, from *swPort, frames []Frame, now int64) {
 	deliver(v.ports, from, to, frames[start:])
 }
 
+// lastRoute is where a batch's last frame went: the next often goes there, too.
+type lastRoute struct {
+	dst, src uint64
+	to       int
+}
+
 // route learns a frame's source in its VLAN and says where the frame goes.
-func (s *Switch) route(from *swPort, d []byte, vlan int, now int64) int {
-	oldest := now - s.age
-	if d[6]&1 == 0 { // a group address is no source that one can learn
-		s.table.learn(station(d[6:], vlan), from.slot, now, oldest)
+func (s *Switch) route(from *swPort, d []byte, vlan int, now int64, last *lastRoute) int {
+	dst, src := stations(d, vlan)
+	if dst != last.dst || src != last.src || src == 0 {
+		*last = lastRoute{dst, src, s.find(from, dst, src, now)}
 	}
-	if d[0]&1 != 0 {
+	return last.to
+}
+
+func (s *Switch) find(from *swPort, dst, src uint64, now int64) int {
+	const group = 1 << 40 // the bit of an address
+	oldest := now - s.age
+	if src&group == 0 { // a group address is no source that one can learn
+		s.table.learn(src, from.slot, now, oldest)
+	}
+	if dst&group != 0 {
 		return toAll
 	}
-	slot, ok := s.table.lookup(station(d, vlan), oldest)
+	slot, ok := s.table.lookup(dst, oldest)
 	switch {
 	case !ok:
 		return toAll

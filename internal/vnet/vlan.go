@@ -165,8 +165,9 @@ type passage struct {
 // forwardVLAN is what forward does once any port is not transparent.
 func (s *Switch) forwardVLAN(v *view, from *swPort, frames []Frame, now int64) {
 	start, way := 0, passage{to: toNobody}
+	var last lastRoute
 	for i := range frames {
-		next := s.routeVLAN(v, from, &frames[i], now)
+		next := s.routeVLAN(v, from, &frames[i], now, &last)
 		if next != way {
 			s.deliverVLAN(v, from, way, frames[start:i])
 			start, way = i, next
@@ -177,7 +178,7 @@ func (s *Switch) forwardVLAN(v *view, from *swPort, frames []Frame, now int64) {
 
 // routeVLAN applies the rules of the port that a frame came from, learns its
 // source and says where it goes.
-func (s *Switch) routeVLAN(v *view, from *swPort, f *Frame, now int64) passage {
+func (s *Switch) routeVLAN(v *view, from *swPort, f *Frame, now int64, last *lastRoute) passage {
 	nowhere := passage{to: toNobody}
 	if len(f.Data) < MinFrame {
 		from.rxDropped.Add(1)
@@ -197,7 +198,7 @@ func (s *Switch) routeVLAN(v *view, from *swPort, f *Frame, now int64) passage {
 		from.rxDropped.Add(1)
 		return nowhere
 	}
-	way := passage{to: s.route(from, f.Data, vlan, now), vlan: vlan, tag: tag}
+	way := passage{to: s.route(from, f.Data, vlan, now, last), vlan: vlan, tag: tag}
 	if way.to >= 0 && (way.to >= len(v.rules) || v.rules[way.to] == nil || !v.rules[way.to].carries(vlan)) {
 		way.to = toAll // learned while the port's rules changed
 	}
