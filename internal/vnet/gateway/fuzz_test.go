@@ -79,7 +79,9 @@ func FuzzDHCP(f *testing.F) {
 	f.Add(discover(guestMAC))
 	f.Add(discover(guestMAC)[:240])
 	f.Add([]byte{})
-	b := newBench(f, Config{})
+	b := newBench(f, Config{DHCP: DHCP{
+		BootFile: strings.Repeat("x", maxBootFile), Options: map[uint8][]byte{43: make([]byte, 250), 224: make([]byte, 250)},
+	}})
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		now := time.Unix(1e9, 0)
 		reply, to := b.g.dhcp.answer(nobody, guestMAC, payload, now)
@@ -182,6 +184,19 @@ func FuzzCoalescer(f *testing.F) {
 		c.flush()
 		if !bytes.Equal(sent, got) {
 			t.Fatalf("sent %d bytes, got %d", len(sent), len(got))
+		}
+	})
+}
+
+// FuzzParseOption: what is accepted fits an option.
+func FuzzParseOption(f *testing.F) {
+	for code, value := range map[uint8]string{3: "10.0.2.1, 10.0.2.2", 26: "1500", 119: "lan lab.example", 224: "0x0102", 19: "true"} {
+		f.Add(code, value)
+	}
+	f.Fuzz(func(t *testing.T, code uint8, value string) {
+		b, err := ParseOption(code, value)
+		if len(b) > 255 || err != nil && b != nil {
+			t.Errorf("%d bytes, %v", len(b), err)
 		}
 	})
 }

@@ -35,13 +35,20 @@ func newBench(t testing.TB, cfg Config) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t: t, g: g, port: outside, got: make(chan []byte, 4096)}
+	b, done := guestBench(t, g, outside)
+	t.Cleanup(func() { g.Close(); <-done })
+	return b
+}
+
+// guestBench is the guest at the other end of a port, until that is closed.
+func guestBench(t testing.TB, g *Gateway, port vnet.Port) (*bench, <-chan struct{}) {
+	b := &bench{t: t, g: g, port: port, got: make(chan []byte, 4096)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		bufs := vnet.NewBatch(8, vnet.MaxFrame)
 		for {
-			n, err := outside.ReadFrames(bufs)
+			n, err := port.ReadFrames(bufs)
 			if err != nil {
 				return
 			}
@@ -53,8 +60,7 @@ func newBench(t testing.TB, cfg Config) *bench {
 			}
 		}
 	}()
-	t.Cleanup(func() { g.Close(); <-done })
-	return b
+	return b, done
 }
 
 func (b *bench) send(f []byte) {

@@ -75,14 +75,14 @@ func splice(ctx context.Context, host *net.TCPConn, ep tcpip.Endpoint, wq *waite
 	once.Do(func() {
 		host.Close()
 		ep.Close()
-		settle(ctx, ep)
+		settle(ctx, ep, lingerTime)
 	})
 }
 
 // settle waits until a connection that is closed needs the stack no longer, and
 // resets it when the guest does not take what is left to send.
-func settle(ctx context.Context, ep tcpip.Endpoint) {
-	limit := time.After(lingerTime)
+func settle(ctx context.Context, ep tcpip.Endpoint, linger time.Duration) {
+	limit := time.After(linger)
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		switch tcp.EndpointState(ep.State()) {
 		case tcp.StateClose, tcp.StateError, tcp.StateTimeWait:
