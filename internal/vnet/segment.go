@@ -67,9 +67,10 @@ func (s *Segmenter) checkHeaders() (ip int, err error) {
 	if len(d) < 18 || hdr > len(d) || tcp+20 > hdr {
 		return 0, ErrOffload
 	}
-	kind := binary.BigEndian.Uint16(d[12:])
-	if kind == 0x8100 {
-		ip, kind = 18, binary.BigEndian.Uint16(d[16:])
+	kind := binary.BigEndian.Uint16(d[tagAt:])
+	for (kind == tpid || kind == serviceTPID) && ip+tagLen <= tcp {
+		ip += tagLen
+		kind = binary.BigEndian.Uint16(d[ip-2:])
 	}
 	want, least, version := uint16(0x0800), 20, byte(4)
 	if o.SegmentType == SegmentTCPv6 {

@@ -6,10 +6,12 @@ import "encoding/binary"
 // and the EtherType: 0x8100, then 3 bits of priority, one of drop eligibility
 // and 12 of VLAN identifier.
 const (
-	tagAt  = 12
-	tagLen = 4
-	tpid   = 0x8100
-	vidBit = 0x0fff
+	tagAt   = 12
+	tagLen  = 4
+	tpid    = 0x8100
+	vidBits = 0x0fff
+
+	serviceTPID = 0x88a8 // of a provider's tag, which the switch takes for payload
 )
 
 // tagKind is what a frame has where a tag may be.
@@ -31,7 +33,7 @@ func tagOf(d []byte) (vlan int, kind tagKind) {
 	if len(d) < MinFrame+tagLen {
 		return 0, brokenTag
 	}
-	vlan, kind = int(binary.BigEndian.Uint16(d[tagAt+2:])&vidBit), vlanTag
+	vlan, kind = int(binary.BigEndian.Uint16(d[tagAt+2:])&vidBits), vlanTag
 	if vlan == 0 {
 		kind = priorityTag
 	}
