@@ -322,9 +322,6 @@ func (s *Server) join(w http.ResponseWriter, other io.ReadWriteCloser) {
 	typing.Wait()
 }
 
-// followEvery is how often a log is looked at for more.
-const followEvery = 100 * time.Millisecond
-
 func (s *Server) log(w http.ResponseWriter, r *http.Request) {
 	path, err := s.h.Lab.Log(r.PathValue("name"))
 	if err != nil {
