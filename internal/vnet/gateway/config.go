@@ -57,6 +57,9 @@ type Config struct {
 	// Forwards are ports of the host that lead to guests.
 	Forwards []Forward
 
+	// Routes are networks behind guests.
+	Routes []Route
+
 	// ResolvConf and Hosts are the host's files that DNS follows; empty means
 	// /etc/resolv.conf and /etc/hosts.
 	ResolvConf, Hosts string
@@ -141,6 +144,9 @@ func (c *Config) check() error {
 		}
 	}
 	if err := c.DHCP.check(c); err != nil {
+		return err
+	}
+	if err := c.checkRoutes(); err != nil {
 		return err
 	}
 	return c.checkReservations(c.Reservations)

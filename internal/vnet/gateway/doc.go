@@ -32,6 +32,7 @@
 // services.
 //
 // TCP/IP itself is gVisor's netstack, which no other package imports.
-// Deliberately absent: routing between networks (a machine can do that), IGMP
+// Deliberately absent: routing between networks (a machine can do that, and
+// [Config.Routes] names what lies behind it), IGMP
 // and multicast routing, inbound connections other than forwards.
 package gateway

@@ -67,7 +67,8 @@ func (g *Gateway) filterARP(from guest, f []byte, now int64) bool {
 	if !g.local[target] || !g.police.pays(from, costPacket) {
 		return false
 	}
-	return sender.IsUnspecified() || g.guest4(sender) && g.near.admit(from, [6]byte(f[6:12]), sender, now)
+	// One that routes asks in the name of any of its addresses.
+	return sender.IsUnspecified() || (g.guest4(sender) || g.behind(sender)) && g.near.admit(from, [6]byte(f[6:12]), sender, now)
 }
 
 // guest4 says whether an address can be a guest's.
@@ -98,7 +99,7 @@ func (g *Gateway) filter4(from guest, f []byte, now int64) bool {
 		return false
 	}
 	src, dst := netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
-	if !g.guest4(src) || f[0]&1 != 0 || dst.IsMulticast() {
+	if !g.guest4(src) && !g.behind(src) || f[0]&1 != 0 || dst.IsMulticast() {
 		return false
 	}
 	first := binary.BigEndian.Uint16(p[6:])&0x1fff == 0
@@ -191,7 +192,7 @@ func (g *Gateway) filter6(from guest, f []byte, now int64) bool {
 		}
 		return false
 	}
-	if !g.guest6(src) || dst.IsMulticast() || f[0]&1 != 0 {
+	if !g.guest6(src) && !g.behind(src) || dst.IsMulticast() || f[0]&1 != 0 {
 		return false
 	}
 	if !g.affords(from, p[6], dst, body) ||
@@ -219,7 +220,7 @@ func (g *Gateway) filter6(from guest, f []byte, now int64) bool {
 func (g *Gateway) filterND(from guest, f []byte, src netip.Addr, now int64) bool {
 	p := f[ethLen:]
 	body := p[40 : 40+int(binary.BigEndian.Uint16(p[4:]))]
-	if p[7] != 255 || len(body) < 24 || !(g.guest6(src) || src.IsUnspecified()) {
+	if p[7] != 255 || len(body) < 24 || !(g.guest6(src) || g.behind(src) || src.IsUnspecified()) {
 		return false
 	}
 	target := netip.AddrFrom16([16]byte(body[8:24]))

@@ -141,7 +141,7 @@ func (t *forwardTable) add(f Forward) (Forward, error) {
 		return f, e
 	}
 	guest := f.Guest.Addr()
-	if !t.g.guest4(guest) && (t.g.cfg.NoIPv6 || !t.g.cfg.Prefix6.Contains(guest)) || f.Guest.Port() == 0 {
+	if !t.g.guest4(guest) && !t.g.behind(guest) && (t.g.cfg.NoIPv6 || !t.g.cfg.Prefix6.Contains(guest)) || f.Guest.Port() == 0 {
 		return fail(fmt.Errorf("%v is no guest's address and port in %v", f.Guest, t.g.cfg.Subnet))
 	}
 	stop, bound, err := t.listen(f)

@@ -106,7 +106,7 @@ func (g *Gateway) open() error {
 			}
 		}
 	}
-	setRoutes(s, nets...)
+	setRoutes(s, g.cfg.Routes, nets...)
 	s.SetTransportProtocolHandler(tcp.ProtocolNumber, g.tcp.handlePacket)
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, g.udp.handlePacket)
 	s.SetTransportProtocolHandler(icmp.ProtocolNumber4, g.echo.handle4)
@@ -250,12 +250,19 @@ func addAddress(s *stack.Stack, p netip.Prefix, primary bool) error {
 	return nil
 }
 
-func setRoutes(s *stack.Stack, nets ...netip.Prefix) {
-	var routes []tcpip.Route
-	for _, n := range nets {
+// setRoutes says what lies on the link, and what behind its guests.
+func setRoutes(s *stack.Stack, behind []Route, nets ...netip.Prefix) {
+	subnet := func(n netip.Prefix) tcpip.Subnet {
 		n = n.Masked()
 		sub, _ := tcpip.NewSubnet(toStack(n.Addr()), tcpip.MaskFromBytes(net.CIDRMask(n.Bits(), n.Addr().BitLen())))
-		routes = append(routes, tcpip.Route{Destination: sub, NIC: nicID})
+		return sub
+	}
+	var routes []tcpip.Route
+	for _, n := range nets {
+		routes = append(routes, tcpip.Route{Destination: subnet(n), NIC: nicID})
+	}
+	for _, r := range behind {
+		routes = append(routes, tcpip.Route{Destination: subnet(r.To), Gateway: toStack(r.Via), NIC: nicID})
 	}
 	s.SetRouteTable(routes)
 }

@@ -179,14 +179,13 @@ func (n *neighbours) macOf(a netip.Addr) (mac [6]byte, ok bool) {
 	return e.mac, true
 }
 
-// address6 gives the IPv6 address that a card used last, but for link-local
-// ones.
-func (n *neighbours) address6(mac [6]byte) (a netip.Addr, ok bool) {
+// address6 gives the IPv6 address of a network that a card used last.
+func (n *neighbours) address6(mac [6]byte, in netip.Prefix) (a netip.Addr, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	latest := int64(-1)
 	for _, e := range n.byAddr {
-		if used := e.used.Load(); e.mac == mac && e.addr.Is6() && !linkLocalNet.Contains(e.addr) &&
+		if used := e.used.Load(); e.mac == mac && in.Contains(e.addr) &&
 			(used > latest || used == latest && e.addr.Less(a)) {
 			a, latest = e.addr, used
 		}

@@ -90,7 +90,7 @@ func TestNeighbours(t *testing.T) {
 	if got, _ := n.macOf(own); got != mac || n.of(own) != 2 {
 		t.Error("the other guest's address is gone")
 	}
-	if a, ok := n.address6(mac); !ok || a != addr(1<<20) {
+	if a, ok := n.address6(mac, netip.MustParsePrefix("fd00::/64")); !ok || a != addr(1<<20) {
 		t.Errorf("the other guest's IPv6 address is %v", a)
 	}
 	now += int64(neighbourIdle/time.Second) + 10

@@ -65,7 +65,7 @@ func (n *names) lookup(name string) (addrs []netip.Addr, mine bool) {
 		return nil, inDomain
 	}
 	addrs = []netip.Addr{l.Addr}
-	if a, ok := n.g.near.address6([6]byte(l.MAC)); ok {
+	if a, ok := n.g.near.address6([6]byte(l.MAC), n.g.cfg.Prefix6); ok {
 		addrs = append(addrs, a)
 	}
 	return addrs, true
@@ -74,7 +74,7 @@ func (n *names) lookup(name string) (addrs []netip.Addr, mine bool) {
 // reverse gives the full name of one of the network's addresses. mine says that
 // the address is the network's.
 func (n *names) reverse(a netip.Addr) (name string, mine bool) {
-	mine = n.g.cfg.Subnet.Contains(a) || !n.g.cfg.NoIPv6 && n.g.cfg.Prefix6.Contains(a)
+	mine = n.g.cfg.Subnet.Contains(a) || n.g.behind(a) || !n.g.cfg.NoIPv6 && n.g.cfg.Prefix6.Contains(a)
 	n.mu.Lock()
 	for base, addrs := range n.static {
 		for _, b := range addrs {
@@ -86,7 +86,7 @@ func (n *names) reverse(a netip.Addr) (name string, mine bool) {
 		}
 	}
 	n.mu.Unlock()
-	if name == "" {
+	if name == "" && !n.g.behind(a) { // or the card would be that of who routes
 		mac, _ := n.g.near.macOf(a)
 		name = n.g.dhcp.nameOf(a, mac)
 	}

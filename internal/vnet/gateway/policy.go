@@ -18,7 +18,7 @@ func (g *Gateway) targets(dst netip.Addr) []netip.Addr {
 		return []netip.Addr{loop4, loop6}
 	case dst == g.cfg.Gateway6() && !g.cfg.NoHost:
 		return []netip.Addr{loop6, loop4}
-	case g.local[dst] || g.cfg.Subnet.Contains(dst) || g.cfg.Prefix6.Contains(dst) || !routable(dst):
+	case g.local[dst] || g.cfg.Subnet.Contains(dst) || g.cfg.Prefix6.Contains(dst) || g.behind(dst) || !routable(dst):
 		return nil
 	case g.host.refuses(dst, g.cfg.NoHost):
 		return nil

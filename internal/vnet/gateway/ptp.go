@@ -65,7 +65,7 @@ func openLink(port vnet.Port, cfg LinkConfig) (*Link, error) {
 		err = addAddress(s, cfg.Local, true)
 	}
 	if err == nil {
-		setRoutes(s, cfg.Local)
+		setRoutes(s, nil, cfg.Local)
 		if terr := s.AddStaticNeighbor(nicID, protocolOf(cfg.Peer), toStack(cfg.Peer), tcpip.LinkAddress(cfg.PeerMAC)); terr != nil {
 			err = fmt.Errorf("set neighbour: %v", terr)
 		}
