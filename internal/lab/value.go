@@ -203,15 +203,31 @@ func InitWords() []string { return []string{string(rootfs.InitBusybox), string(r
 // DepsWords are the words an image's deps may be.
 func DepsWords() []string { return []string{string(rootfs.DepsPackages), string(rootfs.DepsELF)} }
 
-// OneOf checks a word against the valid ones and names the nearest.
+// UnknownError is a word that is none of the valid ones.
+type UnknownError struct {
+	What  string // "machine", "network"
+	Word  string
+	Valid []string
+}
+
+func (e *UnknownError) Error() string {
+	s := fmt.Sprintf("unknown %s %q", e.What, e.Word)
+	if near := spell.Nearest(e.Word, e.Valid); near != "" {
+		return fmt.Sprintf("%s; did you mean %q?", s, near)
+	}
+	if len(e.Valid) == 0 {
+		return s + "; there is none"
+	}
+	return s + "; it is one of " + strings.Join(e.Valid, ", ")
+}
+
+// OneOf checks a word against the valid ones and names the nearest. The error is
+// an [*UnknownError].
 func OneOf(what, word string, valid []string) error {
 	if slices.Contains(valid, word) {
 		return nil
 	}
-	if near := spell.Nearest(word, valid); near != "" {
-		return fmt.Errorf("unknown %s %q; did you mean %q?", what, word, near)
-	}
-	return fmt.Errorf("unknown %s %q; it is one of %s", what, word, strings.Join(valid, ", "))
+	return &UnknownError{what, word, valid}
 }
 
 // checkName holds a name to what can be a DNS label and a file's name.

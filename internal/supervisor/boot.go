@@ -83,7 +83,14 @@ func (b *boot) listen(news chan<- struct{}) {
 	io.Copy(io.Discard, b.m.Status())
 }
 
+// take notes a word of init's, and tells what is news.
 func (b *boot) take(word, rest string) {
+	if e, ok := b.note(word, rest); ok {
+		b.events.Emit(e)
+	}
+}
+
+func (b *boot) note(word, rest string) (news event.Event, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch word {
@@ -92,22 +99,21 @@ func (b *boot) take(word, rest string) {
 			b.stage, _, _ = strings.Cut(rest, " ")
 		}
 	case stageAccess, stageReady:
-		select {
-		case <-b.reached[word]:
-		default:
+		if !isClosed(b.reached[word]) {
 			close(b.reached[word])
 		}
-		if word == stageReady {
+		if word == stageReady && b.stage != machine.StageRunning {
 			b.stage = machine.StageRunning
-			b.events.Emit(event.Event{Kind: event.Done, Task: "boot", Subject: b.name})
+			return event.Event{Kind: event.Done, Task: "boot", Subject: b.name}, true
 		}
 	case "error":
 		if len(b.faults) == maxFaults || b.stage == machine.StageRunning {
-			return
+			break
 		}
 		b.faults = append(b.faults, rest)
-		b.events.Emit(event.Event{Kind: event.Warn, Task: "boot", Subject: b.name, Message: b.name + ": " + rest})
+		return event.Event{Kind: event.Warn, Task: "boot", Subject: b.name, Message: b.name + ": " + rest}, true
 	}
+	return event.Event{}, false
 }
 
 // guard ends a machine that is silent for too long before it is ready.
@@ -196,9 +202,9 @@ func (b *boot) ended() (machine.Exit, bool) {
 
 // report explains a machine that ended before it was up.
 func (b *boot) report() error {
+	b.events.Emit(event.Event{Kind: event.Fail, Task: "boot", Subject: b.name})
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.events.Emit(event.Event{Kind: event.Fail, Task: "boot", Subject: b.name})
 	e := b.exit.Err(b.name, b.stage)
 	if b.silent {
 		e.Stage = b.stage

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -11,15 +12,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	"errors"
 
 	"wolffia/internal/lab"
 	"wolffia/internal/vnet"
 	"wolffia/internal/vnet/capture"
 	"wolffia/internal/vnet/capture/filter"
+	"wolffia/internal/vnet/link"
 )
 
 // CaptureOptions say which frames are wanted.
@@ -62,7 +61,9 @@ func (l *Lab) look(o CaptureOptions) (*wanted, error) {
 		w.direction = capture.Both
 		w.port = func(name string) bool { return strings.HasPrefix(name, m.name+"/") }
 		for _, c := range m.description().Cards {
-			w.nets = append(w.nets, nets[c.Network])
+			if n := nets[c.Network]; n != nil { // as none is that could not be made
+				w.nets = append(w.nets, n)
+			}
 		}
 	default:
 		if err := lab.OneOf("network", o.Network, slices.Sorted(maps.Keys(nets))); err != nil {
@@ -82,8 +83,8 @@ func (l *Lab) look(o CaptureOptions) (*wanted, error) {
 		w.hosts = append(w.hosts, capture.Host{Name: m.Name, Addrs: names.Hosts[m.Name]})
 	}
 	for name, n := range nets {
-		if n.spec.Subnet.IsValid() {
-			names.Networks[name] = []netip.Prefix{n.spec.Subnet}
+		if subnet := n.description().Subnet; subnet.IsValid() {
+			names.Networks[name] = []netip.Prefix{subnet}
 		}
 		names.Hosts["gateway"] = append(names.Hosts["gateway"], n.gatewayAddrs()...)
 	}
@@ -101,8 +102,8 @@ func (l *Lab) CheckCapture(o CaptureOptions) error {
 		return err
 	}
 	for _, n := range w.nets {
-		if n.ring == nil {
-			return fmt.Errorf("network %s keeps nothing of what has passed (ring: 0)", n.spec.Name)
+		if n.kept() == nil {
+			return fmt.Errorf("network %s keeps nothing of what has passed (ring: 0)", n.name)
 		}
 	}
 	return nil
@@ -121,8 +122,8 @@ func (l *Lab) Last(w io.Writer, o CaptureOptions) error {
 	}
 	var rings []*capture.Ring
 	for _, n := range c.nets {
-		if n.ring != nil && !slices.Contains(rings, n.ring) {
-			rings = append(rings, n.ring)
+		if r := n.kept(); r != nil && !slices.Contains(rings, r) {
+			rings = append(rings, r)
 		}
 	}
 	for _, r := range rings {
@@ -163,37 +164,41 @@ func (l *Lab) Capture(ctx context.Context, w io.Writer, o CaptureOptions) error 
 	return live.Close(ending)
 }
 
-// watcher is somebody who looks at all links of a network, those that come
-// later, too. It gives nil for one that it does not want.
-type watcher func(capture.Interface) vnet.Observer
+// onlooker is somebody who looks at all links of a network, those that come
+// later, too.
+type onlooker struct {
+	wants func(capture.Interface) vnet.Observer // nil for a link that it does not want
+	ends  map[*link.Link]func()                 // by the links that it looks at; guarded by the network
+}
 
-// observe adds a watcher until remove is called.
-func (n *network) observe(w watcher) (remove func()) {
+// look begins to look at a link; the network is locked.
+func (w *onlooker) look(i capture.Interface, l *link.Link) {
+	if o := w.wants(i); o != nil {
+		w.ends[l] = l.Observe(o)
+	}
+}
+
+// observe adds an onlooker until remove is called.
+func (n *network) observe(wants func(capture.Interface) vnet.Observer) (remove func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	id := new(int)
-	n.watchers[id] = w
-	var mu sync.Mutex
-	var removes []func()
+	w := &onlooker{wants: wants, ends: map[*link.Link]func(){}}
+	n.onlookers[w] = struct{}{}
 	for name, c := range n.cables {
-		if o := w(n.interfaceOf(name, c.mac)); o != nil {
-			removes = append(removes, c.Observe(o))
-		}
+		w.look(n.interfaceOf(name, c.mac), c.Link)
 	}
 	return func() {
 		n.mu.Lock()
-		delete(n.watchers, id)
-		n.mu.Unlock()
-		mu.Lock()
-		defer mu.Unlock()
-		for _, r := range removes {
-			r()
+		defer n.mu.Unlock()
+		delete(n.onlookers, w)
+		for _, end := range w.ends {
+			end()
 		}
 	}
 }
 
 func (n *network) interfaceOf(name string, mac net.HardwareAddr) capture.Interface {
-	return capture.Interface{Name: name, Description: n.spec.Name, MAC: mac}
+	return capture.Interface{Name: name, Description: n.name, MAC: mac}
 }
 
 // saveCapture writes what passed last on the networks of a machine into the

@@ -20,10 +20,11 @@ const (
 // on and type, and all of it goes to a log. A viewer that is slow loses output,
 // and hears so; it holds up nobody.
 type hub struct {
-	path    string // of the log
+	path   string   // of the log
+	log    *os.File // of follow, and after it of close
+	logged int64
+
 	mu      sync.Mutex
-	log     *os.File
-	logged  int64
 	console machine.Console // of the life that is on; nil between them
 	replay  []byte
 	viewers map[*Viewer]struct{}
@@ -52,6 +53,7 @@ func (h *hub) follow(c machine.Console) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := c.Read(buf)
+		h.write(buf[:n])
 		h.say(buf[:n])
 		if err != nil {
 			break
@@ -68,7 +70,6 @@ func (h *hub) follow(c machine.Console) {
 func (h *hub) say(p []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.write(p)
 	h.replay = append(h.replay, p...)
 	if len(h.replay) > 2*replayLen { // so that each byte is moved once
 		h.replay = append(h.replay[:0], h.replay[len(h.replay)-replayLen:]...)
@@ -80,9 +81,6 @@ func (h *hub) say(p []byte) {
 
 // write adds to the log. A full disk must not stop the machine.
 func (h *hub) write(p []byte) {
-	if h.log == nil {
-		return
-	}
 	if h.logged += int64(len(p)); h.logged > logLen {
 		h.turn(int64(len(p)))
 	}
@@ -187,8 +185,9 @@ func (v *Viewer) Close() error {
 	return nil
 }
 
-// close ends every viewer and the log.
+// close ends every viewer and the log. No machine is followed any more.
 func (h *hub) close() {
+	h.log.Close()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true
@@ -197,6 +196,4 @@ func (h *hub) close() {
 		v.wake.Broadcast()
 	}
 	h.viewers = map[*Viewer]struct{}{}
-	h.log.Close()
-	h.log = nil
 }

@@ -3,8 +3,8 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -35,13 +35,15 @@ type Lab struct {
 	cancel context.CancelFunc
 	starts chan struct{} // a token for each machine that may boot at the same time
 
-	applying sync.Mutex // held by Apply, so that changes don't mix
+	applying chan struct{} // holds a token of Apply's, so that changes don't mix
 
 	mu      sync.Mutex
 	spec    *lab.Spec // nil before the first Apply
 	plan    *plan
 	nets    networks
+	spoilt  map[string]bool // networks that could not be changed, and want it still
 	members map[string]*member
+	hubs    map[string]*hub // consoles, which outlast what becomes of a machine's description
 }
 
 // atOnce is how many machines boot at the same time: more would only make each
@@ -50,33 +52,58 @@ func atOnce() int { return max(4, 2*runtime.NumCPU()) }
 
 // Open makes a lab without machines.
 func Open(cfg LabConfig) *Lab {
-	l := &Lab{cfg: cfg, events: event.Or(cfg.Events), nets: networks{}, members: map[string]*member{}, starts: make(chan struct{}, atOnce())}
+	l := &Lab{
+		cfg: cfg, events: event.Or(cfg.Events), starts: make(chan struct{}, atOnce()), applying: make(chan struct{}, 1),
+		nets: networks{}, spoilt: map[string]bool{}, members: map[string]*member{}, hubs: map[string]*hub{},
+	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
 
 // Apply makes the lab that spec describes of what runs: what is the same stays
-// as it is. It returns when every machine is ready, or has failed; the error
-// joins what is wrong with those. Ending ctx ends the wait, not the machines.
+// as it is, and machines that have stopped or failed start again. It returns
+// when every machine is ready, or has failed; the error joins what is wrong with
+// those. Ending ctx ends the wait, not the machines.
 func (l *Lab) Apply(ctx context.Context, spec *lab.Spec) error {
-	l.applying.Lock()
-	defer l.applying.Unlock()
-	steps := lab.Diff(l.Spec(), spec)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(l.ctx, func() { cancel(errClosed) })()
+	select {
+	case l.applying <- struct{}{}:
+		defer func() { <-l.applying }()
+	case <-ctx.Done():
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	steps := l.withSpoilt(lab.Diff(l.Spec(), spec), spec)
 	// First what can fail without anything being lost.
-	prepared, err := l.prepare(ctx, spec, steps)
+	prepared, err := l.prepare(ctx, spec)
 	if err != nil {
 		return err
 	}
-	for _, s := range steps {
-		if s.Kind == "machine" && (s.Action == lab.ActionStop || s.Action == lab.ActionRestart) {
-			l.drop(ctx, s.Name)
-		}
+	if l.drop(ctx, spec, steps); ctx.Err() != nil {
+		prepared.free()
+		return context.Cause(ctx)
 	}
 	if err := l.rewire(spec, steps); err != nil {
 		prepared.free()
 		return err
 	}
-	return errors.Join(l.start(spec, prepared), l.Ready(ctx))
+	return errors.Join(l.start(ctx, spec, prepared), l.Ready(ctx))
+}
+
+// withSpoilt adds to the steps the networks that could not be changed before.
+func (l *Lab) withSpoilt(steps []lab.Step, spec *lab.Spec) []lab.Step {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name := range l.spoilt {
+		known := slices.ContainsFunc(steps, func(s lab.Step) bool { return s.Kind == "network" && s.Name == name })
+		if !known && spec.Networks[name] != nil {
+			steps = append(steps, lab.Step{Kind: "network", Name: name, Action: lab.ActionChange})
+		}
+	}
+	return steps
 }
 
 // preparations are what machines are to be started from, by their names.
@@ -93,17 +120,12 @@ func (p preparations) free() {
 	}
 }
 
-// prepare makes what the machines are started from that will start. A machine
+// prepare makes what the machines are started from, also for those that run: one
 // that is the same but for the files of its image starts again, too.
-func (l *Lab) prepare(ctx context.Context, spec *lab.Spec, steps []lab.Step) (preparations, error) {
+func (l *Lab) prepare(ctx context.Context, spec *lab.Spec) (preparations, error) {
 	out := preparations{}
 	for _, name := range slices.Sorted(maps.Keys(spec.Machines)) {
-		i := slices.IndexFunc(steps, func(s lab.Step) bool { return s.Kind == "machine" && s.Name == name })
-		if i >= 0 && steps[i].Action == lab.ActionChange {
-			continue
-		}
-		m := spec.Machines[name]
-		cfg, free, err := l.cfg.Prepare(ctx, spec, m)
+		cfg, free, err := l.cfg.Prepare(ctx, spec, spec.Machines[name])
 		if err != nil {
 			out.free()
 			return nil, err
@@ -113,19 +135,66 @@ func (l *Lab) prepare(ctx context.Context, spec *lab.Spec, steps []lab.Step) (pr
 	return out, nil
 }
 
-// drop ends a machine and forgets it.
-func (l *Lab) drop(ctx context.Context, name string) {
+// drop ends the machines that are not to be, or not as they are, and forgets
+// them. The consoles of those that come again stay.
+func (l *Lab) drop(ctx context.Context, spec *lab.Spec, steps []lab.Step) {
+	var dropping sync.WaitGroup
+	for _, s := range steps {
+		if s.Kind == "machine" && (s.Action == lab.ActionStop || s.Action == lab.ActionRestart) {
+			dropping.Go(func() { l.dropOne(ctx, s.Name) })
+		}
+	}
+	dropping.Wait()
+	l.mu.Lock()
+	var over []*hub
+	for name, h := range l.hubs {
+		if l.members[name] == nil && spec.Machines[name] == nil {
+			over = append(over, h)
+			delete(l.hubs, name)
+		}
+	}
+	l.mu.Unlock()
+	for _, h := range over {
+		h.close()
+	}
+}
+
+// dropOne ends a machine, cleanly as long as ctx lasts, and forgets it.
+func (l *Lab) dropOne(ctx context.Context, name string) {
 	l.mu.Lock()
 	m := l.members[name]
 	delete(l.members, name)
 	l.mu.Unlock()
 	if m != nil {
-		m.stop(ctx)
+		_ = m.stop(ctx) // what is left of it close ends
 		m.close()
 	}
 }
 
-// rewire makes the networks of spec.
+// hub gives the console of a machine, over all that becomes of it.
+func (l *Lab) hub(name string) (*hub, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h := l.hubs[name]; h != nil {
+		return h, nil
+	}
+	h, err := newHub(filepath.Join(l.cfg.Dir, name+".log"))
+	if err != nil {
+		return nil, err
+	}
+	l.hubs[name] = h
+	return h, nil
+}
+
+// network gives a network by name; nil where there is none.
+func (l *Lab) network(name string) *network {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.nets[name]
+}
+
+// rewire makes the networks of spec. What could not be made is tried again by the
+// next Apply.
 func (l *Lab) rewire(spec *lab.Spec, steps []lab.Step) error {
 	p := newPlan(spec, nil)
 	p.base = l.cfg.Base
@@ -137,81 +206,105 @@ func (l *Lab) rewire(spec *lab.Spec, steps []lab.Step) error {
 		if s.Kind != "network" {
 			continue
 		}
-		l.mu.Lock()
-		n := l.nets[s.Name]
-		l.mu.Unlock()
-		if n != nil && s.Action != lab.ActionChange {
-			n.close()
-			l.mu.Lock()
-			delete(l.nets, s.Name)
-			l.mu.Unlock()
-		}
-		switch s.Action {
-		case lab.ActionStart, lab.ActionRestart:
-			n = newNetwork(spec.Networks[s.Name], networkOptions{ring: spec.Networks[s.Name].Ring})
-			l.mu.Lock()
-			l.nets[s.Name] = n
-			l.mu.Unlock()
-			if err := n.open(p, l.cfg.Base, l.events); err != nil {
-				return l.undo(old, err)
-			}
-		case lab.ActionChange:
-			if err := n.change(spec.Networks[s.Name], p, l.cfg.Base, l.events); err != nil {
-				return l.undo(old, err)
-			}
+		if err := l.rewireOne(spec.Networks[s.Name], p, s); err != nil {
+			l.undo(old, steps)
+			return err
 		}
 	}
 	for _, name := range spec.NetworkNames() {
-		if err := l.nets[name].update(spec.Networks[name], p); err != nil {
-			return l.undo(old, err)
+		if err := l.network(name).update(spec.Networks[name], p); err != nil {
+			l.undo(old, steps)
+			return err
 		}
 	}
 	return nil
 }
 
-// undo forgets the networks that could not be made, so that the next Apply
-// tries again.
-func (l *Lab) undo(old *lab.Spec, err error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for name, n := range l.nets {
-		if old == nil || old.Networks[name] == nil {
-			n.close()
-			delete(l.nets, name)
+// rewireOne does one step; spec is nil for a network that goes.
+func (l *Lab) rewireOne(spec *lab.Network, p *plan, s lab.Step) error {
+	n := l.network(s.Name)
+	if n != nil && s.Action == lab.ActionChange {
+		l.mu.Lock()
+		l.spoilt[s.Name] = true
+		l.mu.Unlock()
+		if err := n.change(spec, p, l.cfg.Base, l.events); err != nil {
+			return err
 		}
+		l.mu.Lock()
+		delete(l.spoilt, s.Name)
+		l.mu.Unlock()
+		return nil
 	}
-	if old != nil {
-		kept := *old
-		kept.Machines = map[string]*lab.Machine{}
-		for name, m := range l.members {
-			kept.Machines[name] = m.description()
-		}
-		l.spec, l.plan = &kept, newPlan(&kept, nil)
+	l.forgetNetwork(s.Name)
+	if spec == nil {
+		return nil
+	}
+	n = newNetwork(spec, networkOptions{ring: spec.Ring})
+	if err := n.open(p, l.cfg.Base, l.events); err != nil {
+		n.close()
 		return err
 	}
-	l.spec, l.plan = nil, nil
-	return err
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.nets[s.Name] = n
+	return nil
+}
+
+func (l *Lab) forgetNetwork(name string) {
+	l.mu.Lock()
+	n := l.nets[name]
+	delete(l.nets, name)
+	delete(l.spoilt, name)
+	l.mu.Unlock()
+	if n != nil {
+		n.close()
+	}
+}
+
+// undo says that the lab is as old described it, as far as that still runs, so
+// that the next Apply does the rest. Networks that are new, or were to begin
+// anew, go: no machine is on them.
+func (l *Lab) undo(old *lab.Spec, steps []lab.Step) {
+	for _, s := range steps {
+		if s.Kind == "network" && s.Action != lab.ActionChange {
+			l.forgetNetwork(s.Name)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if old == nil {
+		l.spec, l.plan = nil, nil
+		return
+	}
+	kept := *old
+	kept.Networks = map[string]*lab.Network{}
+	for name := range l.nets {
+		kept.Networks[name] = old.Networks[name]
+	}
+	kept.Machines = map[string]*lab.Machine{}
+	for name, m := range l.members {
+		kept.Machines[name] = m.description()
+	}
+	l.spec, l.plan = &kept, newPlan(&kept, nil)
+	l.plan.base = l.cfg.Base
 }
 
 // start starts the machines that don't run, and changes those that do.
-func (l *Lab) start(spec *lab.Spec, prepared preparations) error {
+func (l *Lab) start(ctx context.Context, spec *lab.Spec, prepared preparations) error {
 	order, _ := spec.Order()
 	var errs []error
 	for _, name := range order {
-		p, prepares := prepared[name]
+		p := prepared[name]
 		m, err := l.member(name)
-		if err == nil && prepares && m.same(p.cfg) {
+		if err == nil && m.same(p.cfg) {
 			p.free()
-			prepares = false
-		}
-		if err == nil && !prepares {
-			errs = append(errs, m.change(spec.Machines[name]))
+			errs = append(errs, m.change(spec.Machines[name]), m.revive(ctx))
 			continue
 		}
 		if err == nil { // its image is another one
-			l.drop(l.ctx, name)
+			l.dropOne(ctx, name)
 		}
-		if m, err = l.newMember(name, spec.Machines[name]); err != nil {
+		if m, err = l.newMember(name, spec.Machines[name], p); err != nil {
 			p.free()
 			errs = append(errs, err)
 			continue
@@ -219,7 +312,7 @@ func (l *Lab) start(spec *lab.Spec, prepared preparations) error {
 		l.mu.Lock()
 		l.members[name] = m
 		l.mu.Unlock()
-		m.begin(p)
+		errs = append(errs, m.launch(ctx))
 	}
 	return errors.Join(errs...)
 }
@@ -252,8 +345,8 @@ func (l *Lab) member(name string) (*member, error) {
 	return nil, lab.OneOf("machine", name, slices.Sorted(maps.Keys(l.members)))
 }
 
-// Spec is a copy of the lab as it was applied last, with what was done to its
-// links since; nil before the first time.
+// Spec is a copy of the lab as it was applied last, with the machines that it has
+// and what was done to their links since; nil before the first time.
 func (l *Lab) Spec() *lab.Spec {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -261,7 +354,7 @@ func (l *Lab) Spec() *lab.Spec {
 		return nil
 	}
 	s := *l.spec
-	s.Machines = maps.Clone(s.Machines)
+	s.Machines = map[string]*lab.Machine{}
 	for name, m := range l.members {
 		s.Machines[name] = m.description()
 	}
@@ -271,46 +364,39 @@ func (l *Lab) Spec() *lab.Spec {
 // StopPatience is how long a machine may take to shut down before it is killed.
 const StopPatience = 10 * time.Second
 
-// Stop ends machines, all of them if none is named; they stay in the lab.
+// Stop asks machines to end, all of them if none is named, and waits for that;
+// they stay in the lab. Ending ctx ends the wait.
 func (l *Lab) Stop(ctx context.Context, names ...string) error {
-	members, err := l.named(names)
-	if err != nil {
-		return err
-	}
-	var stopping sync.WaitGroup
-	for _, m := range members {
-		stopping.Go(func() { m.stop(ctx) })
-	}
-	stopping.Wait()
-	return nil
+	return l.each(names, func(m *member) error { return m.stop(ctx) })
 }
 
 // Restart ends machines and starts them again, and waits until they are ready.
 // The others don't notice but by what those had to say to them.
 func (l *Lab) Restart(ctx context.Context, names ...string) error {
+	return l.each(names, func(m *member) error { return m.restart(ctx) })
+}
+
+// each does something with the named machines, at the same time.
+func (l *Lab) each(names []string, do func(*member) error) error {
 	members, err := l.named(names)
 	if err != nil {
 		return err
 	}
 	errs := make([]error, len(members))
-	var restarting sync.WaitGroup
+	var doing sync.WaitGroup
 	for i, m := range members {
-		restarting.Go(func() { errs[i] = m.restart(ctx) })
+		doing.Go(func() { errs[i] = do(m) })
 	}
-	restarting.Wait()
+	doing.Wait()
 	return errors.Join(errs...)
 }
 
 // Kill ends machines at once, as if their power had failed.
 func (l *Lab) Kill(names ...string) error {
-	members, err := l.named(names)
-	if err != nil {
-		return err
-	}
-	for _, m := range members {
+	return l.each(names, func(m *member) error {
 		m.kill()
-	}
-	return nil
+		return nil
+	})
 }
 
 func (l *Lab) named(names []string) (out []*member, err error) {
@@ -332,19 +418,28 @@ func (l *Lab) named(names []string) (out []*member, err error) {
 // Close ends every machine, those that are up cleanly as long as ctx lasts, and
 // frees everything.
 func (l *Lab) Close(ctx context.Context) {
-	_ = l.Stop(ctx) // no name is wrong
-	l.cancel()
-	l.applying.Lock()
-	defer l.applying.Unlock()
+	l.cancel()      // which asks all to end, and lets nobody begin
+	_ = l.Stop(ctx) // no name is wrong, and who is left is killed
+	l.applying <- struct{}{}
+	defer func() { <-l.applying }()
 	l.mu.Lock()
-	members, nets := l.members, l.nets
-	l.members, l.nets = map[string]*member{}, networks{}
+	members, nets, hubs := l.members, l.nets, l.hubs
+	l.members, l.nets, l.hubs = map[string]*member{}, networks{}, map[string]*hub{}
 	l.mu.Unlock()
+	var closing sync.WaitGroup
 	for _, m := range members {
-		m.close()
+		closing.Go(m.close)
+	}
+	closing.Wait()
+	for _, h := range hubs {
+		h.close()
 	}
 	nets.close()
 }
 
-// errClosed is a lab that is going down.
-var errClosed = fmt.Errorf("the lab is going down")
+// ClosedError is a lab that is going down, or has gone.
+type ClosedError struct{}
+
+func (ClosedError) Error() string { return "the lab is going down" }
+
+var errClosed error = ClosedError{}

@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -14,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"wolffia/internal/access"
 	"wolffia/internal/event"
 	"wolffia/internal/lab"
 	"wolffia/internal/machine"
@@ -51,16 +49,22 @@ type member struct {
 	changed  chan struct{} // closed, and replaced, when the state changes
 	guest    *Guest        // while its kernel runs
 	lives    int
-	halt     context.CancelCauseFunc // ends the life that is on, and the lives after it; nil while there is none
+	halt     context.CancelCauseFunc // ends the life that is on, and the lives after it; nil before the first
+	halting  bool                    // halt was called
 	over     chan struct{}           // closed when run has returned
+	gone     bool                    // it has left the lab: no life begins any more
 }
 
-func (l *Lab) newMember(name string, spec *lab.Machine) (*member, error) {
-	h, err := newHub(filepath.Join(l.cfg.Dir, name+".log"))
+// newMember makes a machine that will start from p, which it owns from then on.
+func (l *Lab) newMember(name string, spec *lab.Machine, p preparation) (*member, error) {
+	h, err := l.hub(name)
 	if err != nil {
 		return nil, err
 	}
-	return &member{lab: l, name: name, hub: h, spec: ownCards(spec), state: StateStopped, since: time.Now(), changed: make(chan struct{})}, nil
+	return &member{
+		lab: l, name: name, hub: h, spec: ownCards(spec), prepared: p,
+		state: StateStopped, since: time.Now(), changed: make(chan struct{}),
+	}, nil
 }
 
 // ownCards is a machine whose cards can be changed without the file's being so.
@@ -73,24 +77,56 @@ func ownCards(m *lab.Machine) *lab.Machine {
 // errStopped is what ends a life on request.
 var errStopped = errors.New("it was stopped")
 
-// begin starts the machine's lives, from p, which it owns from then on.
-func (m *member) begin(p preparation) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.prepared = p
-	m.launch()
+// launch starts the machine's lives, if none is on. One that is ending is waited
+// for.
+func (m *member) launch(ctx context.Context) error {
+	for {
+		over, err := m.tryLaunch()
+		if over == nil {
+			return err
+		}
+		select {
+		case <-over:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
-// launch starts the machine's lives again; m is locked, and no life is on.
-func (m *member) launch() {
+// tryLaunch is launch that gives what to wait for first, if there is something.
+func (m *member) tryLaunch() (over <-chan struct{}, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.gone || m.lab.ctx.Err() != nil:
+		return nil, errClosed
+	case m.halt != nil && !isClosed(m.over) && m.halting:
+		return m.over, nil
+	case m.halt != nil && !isClosed(m.over):
+		return nil, nil
+	}
 	ctx, halt := context.WithCancelCause(m.lab.ctx)
-	m.halt, m.over = halt, make(chan struct{})
+	m.halt, m.halting, m.over = halt, false, make(chan struct{})
 	m.set(StateWaiting, nil)
 	go func(over chan struct{}) {
 		defer close(over)
 		defer halt(nil)
 		m.run(ctx)
 	}(m.over)
+	return nil, nil
+}
+
+// revive starts a machine again that has stopped or failed.
+func (m *member) revive(ctx context.Context) error {
+	m.mu.Lock()
+	failed := m.state == StateFailed
+	m.mu.Unlock()
+	if failed { // it may wait for its next try
+		if err := m.stop(ctx); err != nil {
+			return err
+		}
+	}
+	return m.launch(ctx)
 }
 
 // set notes a new state; m is locked.
@@ -106,8 +142,9 @@ func (m *member) enter(s State, err error) {
 	m.set(s, err)
 }
 
-// Waits before a machine that failed is started again: the first, and the
-// longest. A machine that was up for longer than that begins anew.
+// Waits before a machine is started again that failed, or that ended before it
+// was up for long: the first, and the longest. A machine that was up for longer
+// than that begins anew.
 const (
 	firstBackoff = time.Second
 	maxBackoff   = time.Minute
@@ -115,7 +152,7 @@ const (
 
 // run has the machine live until it is to end.
 func (m *member) run(ctx context.Context) {
-	backoff := firstBackoff
+	backoff := time.Duration(0) // it may restart once, at once
 	for {
 		began := time.Now()
 		exit, err := m.live(ctx)
@@ -124,28 +161,30 @@ func (m *member) run(ctx context.Context) {
 		case ctx.Err() != nil:
 			m.enter(StateStopped, nil)
 			return
-		case err == nil && exit.Reboot:
-			continue
-		case err == nil && policy != lab.RestartAlways:
+		case err == nil && !exit.Reboot && policy != lab.RestartAlways:
 			m.enter(StateStopped, nil)
 			return
 		case err != nil && policy == lab.RestartNo:
 			m.enter(StateFailed, err)
 			return
 		}
+		if time.Since(began) > maxBackoff {
+			backoff = 0
+		}
 		if err != nil {
+			backoff = max(backoff, firstBackoff)
 			m.enter(StateFailed, err)
 			m.lab.events.Emit(event.Event{Kind: event.Warn, Task: "lab", Subject: m.name, Message: fmt.Sprintf("%v; it is started again in %v", err, backoff)})
-		}
-		if time.Since(began) > maxBackoff {
-			backoff = firstBackoff
+		} else {
+			m.enter(StateWaiting, nil)
 		}
 		select {
 		case <-ctx.Done():
-			continue // to the end of it
+			m.enter(StateStopped, nil)
+			return
 		case <-time.After(backoff):
 		}
-		backoff = min(2*backoff, maxBackoff)
+		backoff = min(max(2*backoff, firstBackoff), maxBackoff)
 	}
 }
 
@@ -162,18 +201,15 @@ func (m *member) live(ctx context.Context) (machine.Exit, error) {
 	if err := m.await(ctx); err != nil {
 		return machine.Exit{}, err
 	}
-	select {
-	case m.lab.starts <- struct{}{}:
-	case <-ctx.Done():
-		return machine.Exit{}, context.Cause(ctx)
+	booted, err := m.turn(ctx)
+	if err != nil {
+		return machine.Exit{}, err
 	}
-	var once sync.Once
-	settled := func() { once.Do(func() { <-m.lab.starts }) }
-	defer settled()
+	defer booted()
 	m.enter(StateBooting, nil)
 	g, free, err := m.start(ctx)
 	if err != nil {
-		return machine.Exit{}, err
+		return machine.Exit{}, m.withLog(err)
 	}
 	defer free()
 	defer g.Close()
@@ -188,28 +224,62 @@ func (m *member) live(ctx context.Context) (machine.Exit, error) {
 		m.guest = nil
 		m.mu.Unlock()
 	}()
-	if err := m.becomeReady(ctx, g); err != nil {
+	if err := m.becomeReady(ctx, g, booted); err != nil {
 		g.Close()
-		return machine.Exit{}, err
+		return machine.Exit{}, m.withLog(err)
 	}
-	settled()
 	m.enter(StateReady, nil)
 	select {
 	case <-g.Over():
 	case <-ctx.Done():
-		m.enter(StateStopping, nil)
-		stopping, cancel := context.WithTimeout(context.Background(), StopPatience)
-		if errors.Is(context.Cause(ctx), errKilled) {
-			cancel()
-		}
-		_ = g.Machine().Stop(stopping) // one that had to be killed has ended, too
-		cancel()
+		m.shutDown(ctx, g)
 	}
 	exit := g.Wait()
 	if !exit.Clean && ctx.Err() == nil {
-		return exit, exit.Err(m.name, machine.StageRunning)
+		return exit, m.withLog(exit.Err(m.name, machine.StageRunning))
 	}
 	return exit, nil
+}
+
+// turn waits until the machine may boot; booted lets the next one do so.
+func (m *member) turn(ctx context.Context) (booted func(), err error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	select {
+	case m.lab.starts <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	var once sync.Once
+	return func() { once.Do(func() { <-m.lab.starts }) }, nil
+}
+
+// shutDown asks the machine to end, and sees to it that it does.
+func (m *member) shutDown(ctx context.Context, g *Guest) {
+	m.enter(StateStopping, nil)
+	defer m.task("stop", m.name)()
+	stopping, cancel := context.WithTimeout(context.Background(), StopPatience)
+	defer cancel()
+	if errors.Is(context.Cause(ctx), errKilled) {
+		cancel()
+	}
+	_ = g.Machine().Stop(stopping) // one that had to be killed has ended, too
+}
+
+// task tells that something begins that is waited for, and that it is over.
+func (m *member) task(what, subject string) (over func()) {
+	m.lab.events.Emit(event.Event{Kind: event.Begin, Task: what, Subject: subject})
+	return func() { m.lab.events.Emit(event.Event{Kind: event.Done, Task: what, Subject: subject}) }
+}
+
+// withLog has a report name the log that stays when the life's own is gone.
+func (m *member) withLog(err error) error {
+	var start *machine.StartError
+	if errors.As(err, &start) {
+		start.Log = m.hub.path
+	}
+	return err
 }
 
 // errKilled is what ends a life at once.
@@ -226,11 +296,16 @@ func (m *member) start(ctx context.Context) (*Guest, func(), error) {
 	if err := os.Mkdir(cfg.Dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("make a folder for machine %s: %w", m.name, err)
 	}
-	free := func() { os.RemoveAll(cfg.Dir) }
 	m.lab.mu.Lock()
 	cfg.Lab, cfg.plan = m.lab.spec, m.lab.plan
-	nets := m.lab.nets
+	nets := maps.Clone(m.lab.nets) // which may change while the machine starts
 	m.lab.mu.Unlock()
+	free := func() {
+		for _, n := range nets {
+			n.unplug(m.name)
+		}
+		os.RemoveAll(cfg.Dir)
+	}
 	m.mu.Lock()
 	cfg.Machine = withCards(cfg.Machine, m.spec)
 	m.mu.Unlock()
@@ -263,167 +338,50 @@ func withCards(prepared, newest *lab.Machine) *lab.Machine {
 	return &m
 }
 
-// await waits until the machines are ready that this one starts after.
-func (m *member) await(ctx context.Context) error {
+// stop asks the machine to end, and waits for that. Ending ctx ends the wait.
+func (m *member) stop(ctx context.Context) error { return m.end(ctx, errStopped) }
+
+// kill ends the machine at once.
+func (m *member) kill() { _ = m.end(context.Background(), errKilled) } // that wait does not end
+
+func (m *member) end(ctx context.Context, why error) error {
 	m.mu.Lock()
-	after := m.spec.After
-	m.mu.Unlock()
-	for _, name := range after {
-		other, err := m.lab.member(name)
-		if err != nil {
-			return err
-		}
-		if err := other.ready(ctx); err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return &machine.StartError{Machine: m.name, Stage: "waiting", Cause: fmt.Sprintf("it starts after machine %s, which is not ready", name), Err: err}
-		}
-	}
-	return nil
-}
-
-// ready waits until the machine is ready; the error says why it will not be.
-func (m *member) ready(ctx context.Context) error {
-	for {
-		m.mu.Lock()
-		state, err, changed := m.state, m.err, m.changed
-		m.mu.Unlock()
-		switch {
-		case state == StateReady:
-			return nil
-		case state == StateFailed:
-			return err
-		case state == StateStopped:
-			return &machine.StartError{Machine: m.name, Stage: "running", Cause: "it was stopped"}
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// becomeReady waits until the machine is up and does what the file asks of it.
-func (m *member) becomeReady(ctx context.Context, g *Guest) error {
-	m.mu.Lock()
-	want := m.spec.Ready
-	m.mu.Unlock()
-	if err := g.Ready(ctx); err != nil {
-		return err
-	}
-	if want.Port == 0 && want.Command == "" {
-		return nil
-	}
-	timeout := want.Timeout
-	if timeout == 0 {
-		timeout = lab.DefaultReadyTimeout
-	}
-	limited, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	err := g.check(limited, want)
-	if err == nil || ctx.Err() != nil {
-		return err
-	}
-	e := &machine.StartError{Machine: m.name, Stage: "ready", Err: err, Log: m.hub.path}
-	if want.Port != 0 {
-		e.Cause = fmt.Sprintf("port %d took no connection within %v", want.Port, timeout)
-	} else {
-		e.Cause = fmt.Sprintf("the command %q did not end well within %v", want.Command, timeout)
-	}
-	e.Fix = "see what the machine says: wolffia logs " + m.name
-	if path, cerr := m.lab.saveCapture(m.name); cerr == nil && path != "" {
-		e.Fix += "; and what passed on its networks: " + path
-	}
-	return e
-}
-
-// checkEvery is how often a machine is looked at that is to become ready.
-const checkEvery = 100 * time.Millisecond
-
-// check waits until what is wanted of the machine holds. The error is that of
-// the last try.
-func (s *Guest) check(ctx context.Context, want lab.Ready) error {
-	client, err := s.Dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	for {
-		err := try(ctx, client, want)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-s.Over():
-			return errors.New("the machine has ended")
-		case <-time.After(checkEvery):
-		}
-	}
-}
-
-func try(ctx context.Context, client *access.Client, want lab.Ready) error {
-	if want.Port != 0 {
-		conn, err := client.Connect(ctx, net.JoinHostPort("127.0.0.1", strconv.Itoa(want.Port)))
-		if err != nil {
-			return err
-		}
-		return conn.Close()
-	}
-	st, err := client.Run(ctx, access.Command{Argv: []string{"sh", "-c", want.Command}, Stdout: io.Discard, Stderr: io.Discard})
-	if err == nil && st.Code != 0 {
-		err = fmt.Errorf("exit status %d", st.Code)
-	}
-	return err
-}
-
-// stop ends the machine, and waits for that; ctx ends its patience.
-func (m *member) stop(ctx context.Context) { m.end(ctx, errStopped) }
-
-func (m *member) kill() { m.end(context.Background(), errKilled) }
-
-func (m *member) end(ctx context.Context, why error) {
-	m.mu.Lock()
-	halt, over := m.halt, m.over
+	halt, over, guest := m.halt, m.over, m.guest
+	m.halting = true
 	m.mu.Unlock()
 	if halt == nil {
-		return
+		return nil
 	}
 	halt(why)
+	if why == errKilled && guest != nil { // which may be asked to end already, and take its time
+		guest.machine.Kill()
+	}
 	select {
 	case <-over:
+		return nil
 	case <-ctx.Done():
-		m.mu.Lock()
-		if m.guest != nil {
-			m.guest.machine.Kill()
-		}
-		m.mu.Unlock()
-		<-over
+		return context.Cause(ctx)
 	}
 }
 
 // restart ends the machine, starts it again, and waits until it is ready.
 func (m *member) restart(ctx context.Context) error {
-	m.stop(ctx)
-	if m.lab.ctx.Err() != nil {
-		return errClosed
+	if err := m.stop(ctx); err != nil {
+		return err
 	}
-	m.mu.Lock()
-	m.launch()
-	m.mu.Unlock()
+	if err := m.launch(ctx); err != nil {
+		return err
+	}
 	return m.ready(ctx)
 }
 
-// close ends the machine and frees what belongs to it.
+// close ends the machine for good and frees what belongs to it.
 func (m *member) close() {
+	m.mu.Lock()
+	m.gone = true
+	m.mu.Unlock()
 	m.kill()
-	m.hub.close()
-	if m.prepared.free != nil {
-		m.prepared.free()
-	}
+	m.prepared.free()
 }
 
 // same says whether what a machine is started from is what it runs from.
@@ -443,7 +401,7 @@ func (m *member) change(spec *lab.Machine) error {
 	var errs []error
 	for i := range spec.Cards {
 		c := &spec.Cards[i]
-		errs = append(errs, m.lab.nets[c.Network].setCable(m.name+"/"+cardName(i), c.Link), m.setLink(i, !c.Down))
+		errs = append(errs, m.lab.network(c.Network).setCable(m.name+"/"+cardName(i), c.Link), m.setLink(i, !c.Down))
 	}
 	return errors.Join(errs...)
 }
@@ -466,10 +424,7 @@ func (m *member) setLink(card int, up bool) error {
 	if g == nil {
 		return nil
 	}
-	m.lab.mu.Lock()
-	n := m.lab.nets[network]
-	m.lab.mu.Unlock()
-	if cable := n.cable(m.name + "/" + cardName(card)); cable != nil {
+	if cable := m.lab.network(network).cable(m.name + "/" + cardName(card)); cable != nil {
 		cable.SetUp(up)
 	}
 	return setCarrier(g.machine, card, up)

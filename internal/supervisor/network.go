@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 
 	"wolffia/internal/event"
@@ -28,14 +29,15 @@ func (n networks) close() {
 
 // network is a running switch, with the gateways of its segments.
 type network struct {
-	spec *lab.Network
+	name string
 	sw   *vnet.Switch
-	ring *capture.Ring // what passed last; nil keeps nothing
 
-	mu       sync.Mutex
-	gateways map[int]*gateway.Gateway // by VLAN, 0 for what has no tag
-	cables   map[string]*cable        // by the name of their port: "alice/eth0"
-	watchers map[*int]watcher
+	mu        sync.Mutex
+	spec      *lab.Network             // replaced, never changed
+	ring      *capture.Ring            // what passed last; nil keeps nothing
+	gateways  map[int]*gateway.Gateway // by VLAN, 0 for what has no tag
+	cables    map[string]*cable        // by the name of their port: "alice/eth0"
+	onlookers map[*onlooker]struct{}
 
 	plugs []io.Closer // used by Apply and Close alone
 }
@@ -43,7 +45,8 @@ type network struct {
 // cable is a link to a port of the switch.
 type cable struct {
 	*link.Link
-	mac net.HardwareAddr
+	mac    net.HardwareAddr
+	unring func() // takes the ring's eye off it
 }
 
 type networkOptions struct {
@@ -51,33 +54,52 @@ type networkOptions struct {
 }
 
 func newNetwork(spec *lab.Network, o networkOptions) *network {
-	n := &network{spec: spec, sw: vnet.NewSwitch(vnet.SwitchOptions{}), gateways: map[int]*gateway.Gateway{}, cables: map[string]*cable{}, watchers: map[*int]watcher{}}
-	if o.ring > 0 {
-		n.ring = capture.NewRing(capture.RingOptions{Size: int(o.ring)})
+	return &network{
+		name: spec.Name, spec: spec, sw: vnet.NewSwitch(vnet.SwitchOptions{}), ring: newRing(o.ring),
+		gateways: map[int]*gateway.Gateway{}, cables: map[string]*cable{}, onlookers: map[*onlooker]struct{}{},
 	}
-	return n
+}
+
+// newRing makes what keeps size bytes of frames; nil for none.
+func newRing(size lab.Size) *capture.Ring {
+	if size == 0 {
+		return nil
+	}
+	return capture.NewRing(capture.RingOptions{Size: int(size)})
+}
+
+// description is what the file says of the network.
+func (n *network) description() *lab.Network {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.spec
+}
+
+// kept is what passed last; nil where nothing is kept.
+func (n *network) kept() *capture.Ring {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ring
 }
 
 // openGateways plugs in a gateway for each segment that has one.
 func (n *network) openGateways(p *plan, events event.Sink) error {
-	for _, g := range n.spec.Segments() {
+	spec := n.description()
+	for _, g := range spec.Segments() {
 		if g.NoGateway {
 			continue
 		}
+		name := gatewayName(g.VLAN)
 		port, err := n.sw.Plug(vnet.PortOptions{
-			Name: "gateway", Offloads: true, Queue: gateway.PortQueue, VLAN: vnet.VLAN{Access: g.VLAN},
+			Name: name, Offloads: true, Queue: gateway.PortQueue, VLAN: vnet.VLAN{Access: g.VLAN},
 		})
 		if err != nil {
 			return fmt.Errorf("network %s: %w", g.Name, err)
 		}
-		cfg, err := p.gateway(g.Network, n.spec.MTU, events)
+		cfg, err := p.gateway(g.Network, spec.MTU, events)
 		if err != nil {
 			port.Close()
 			return err
-		}
-		name := "gateway"
-		if g.VLAN != 0 {
-			name = fmt.Sprintf("gateway.%d", g.VLAN)
 		}
 		gw, err := gateway.New(n.cord(port, name, cfg.MAC, link.Options{Reversed: true}), cfg)
 		if err != nil {
@@ -90,6 +112,14 @@ func (n *network) openGateways(p *plan, events event.Sink) error {
 	return nil
 }
 
+// gatewayName is what the port of a segment's gateway is called.
+func gatewayName(vlan int) string {
+	if vlan == 0 {
+		return "gateway"
+	}
+	return fmt.Sprintf("gateway.%d", vlan)
+}
+
 // plug joins a machine's n-th card with the switch. The cable goes with the
 // machine.
 func (n *network) plug(port vnet.Port, machine string, card int, spec *lab.Card, mac net.HardwareAddr) error {
@@ -99,19 +129,47 @@ func (n *network) plug(port vnet.Port, machine string, card int, spec *lab.Card,
 // cord puts a link around a port, on which all who watch the network look.
 func (n *network) cord(port vnet.Port, name string, mac net.HardwareAddr, o link.Options) *cable {
 	c := &cable{Link: link.New(port, o), mac: mac}
-	i := n.interfaceOf(name, mac)
-	if n.ring != nil {
-		c.Observe(n.ring.Interface(i))
-	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, w := range n.watchers {
-		if o := w(i); o != nil {
-			c.Observe(o)
-		}
+	n.lose(name)
+	n.keep(name, c)
+	for w := range n.onlookers {
+		w.look(n.interfaceOf(name, mac), c.Link)
 	}
 	n.cables[name] = c
 	return c
+}
+
+// keep has the ring look at a cable; n is locked.
+func (n *network) keep(name string, c *cable) {
+	if c.unring != nil {
+		c.unring()
+		c.unring = nil
+	}
+	if n.ring != nil {
+		c.unring = c.Observe(n.ring.Interface(n.interfaceOf(name, c.mac)))
+	}
+}
+
+// unplug forgets the cables of a machine that has ended: they are closed.
+func (n *network) unplug(machine string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for name := range n.cables {
+		if strings.HasPrefix(name, machine+"/") {
+			n.lose(name)
+		}
+	}
+}
+
+// lose forgets a cable; n is locked.
+func (n *network) lose(name string) {
+	if c := n.cables[name]; c != nil {
+		for w := range n.onlookers {
+			delete(w.ends, c.Link)
+		}
+		delete(n.cables, name)
+	}
 }
 
 // attach joins a port with the switch by a cable.
@@ -125,13 +183,17 @@ func (n *network) attach(port vnet.Port, name string, spec *lab.Card, mac net.Ha
 		_, err = n.sw.Attach(c.Link, vnet.PortOptions{Name: name, VLAN: spec.VLAN})
 	}
 	if err != nil {
-		return fmt.Errorf("network %s: plug in %s: %w", n.spec.Name, name, err)
+		return fmt.Errorf("network %s: plug in %s: %w", n.name, name, err)
 	}
 	return nil
 }
 
-// cable gives the link of a port, as long as that is plugged in.
+// cable gives the link of a port, as long as that is plugged in; nil otherwise,
+// and for a network that is no more, which is nil.
 func (n *network) cable(name string) *cable {
+	if n == nil {
+		return nil
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.cables[name]
@@ -174,6 +236,15 @@ func (n *network) change(spec *lab.Network, p *plan, base string, events event.S
 	n.mu.Lock()
 	gateways := n.gateways
 	n.gateways = map[int]*gateway.Gateway{}
+	for vlan := range gateways {
+		n.lose(gatewayName(vlan))
+	}
+	if n.spec.Ring != spec.Ring {
+		n.ring = newRing(spec.Ring)
+		for name, c := range n.cables {
+			n.keep(name, c)
+		}
+	}
 	n.spec = spec
 	n.mu.Unlock()
 	for _, gw := range gateways {

@@ -19,14 +19,14 @@ const dialPatience = 10 * time.Second
 // openPlugs opens what the network is joined with outside of the lab. Relative
 // paths start at base.
 func (n *network) openPlugs(base string, events event.Sink) error {
-	for _, p := range n.spec.Plugs {
+	for _, p := range n.description().Plugs {
 		path := p.Path
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(base, path)
 		}
 		c, err := n.openPlug(p, path, events)
 		if err != nil {
-			return fmt.Errorf("network %s: plug %s %s: %w", n.spec.Name, p.Kind, p.Path, err)
+			return fmt.Errorf("network %s: plug %s %s: %w", n.name, p.Kind, p.Path, err)
 		}
 		n.plugs = append(n.plugs, c)
 	}
@@ -40,7 +40,7 @@ func (n *network) openPlug(p lab.Plug, path string, events event.Sink) (io.Close
 	o := wire.ListenOptions{
 		Gone: func(peer wire.Peer) { n.forget(peer.Name) },
 		Refused: func(err error) {
-			events.Emit(event.Event{Kind: event.Warn, Task: "plug", Subject: n.spec.Name, Message: fmt.Sprintf("plug %s: %v", p.Path, err)})
+			events.Emit(event.Event{Kind: event.Warn, Task: "plug", Subject: n.name, Message: fmt.Sprintf("plug %s: %v", p.Path, err)})
 		},
 	}
 	switch p.Kind {
@@ -53,7 +53,7 @@ func (n *network) openPlug(p lab.Plug, path string, events event.Sink) (io.Close
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), dialPatience)
 	defer cancel()
-	port, err := wire.DialVDE(ctx, path, wire.VDEOptions{MaxFrame: n.spec.MTU + vnet.MinFrame + 4})
+	port, err := wire.DialVDE(ctx, path, wire.VDEOptions{MaxFrame: n.description().MTU + vnet.MinFrame + 4})
 	if err != nil {
 		return nil, err
 	}
@@ -73,5 +73,5 @@ func (n *network) closePlugs() {
 func (n *network) forget(name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.cables, name)
+	n.lose(name)
 }

@@ -271,7 +271,7 @@ func (l *Lab) Links() []LinkStatus {
 
 func (n *network) status() (out []LinkStatus) {
 	for _, st := range n.sw.Stats() {
-		s := LinkStatus{Network: n.spec.Name, Name: st.Name, Up: true}
+		s := LinkStatus{Network: n.name, Name: st.Name, Up: true}
 		s.Out.Frames, s.Out.Bytes = st.RxFrames, st.RxBytes
 		s.In.Frames, s.In.Bytes = st.TxFrames, st.TxBytes
 		if c := n.cable(st.Name); c != nil {
@@ -310,6 +310,7 @@ func (l *Lab) SetImpairment(name, network string, out, in *link.Impairment) erro
 	}
 	m.mu.Lock()
 	c := &m.spec.Cards[card]
+	network = c.Network
 	if out != nil {
 		c.Link.Out = *out
 	}
@@ -317,10 +318,7 @@ func (l *Lab) SetImpairment(name, network string, out, in *link.Impairment) erro
 		c.Link.In = *in
 	}
 	m.mu.Unlock()
-	l.mu.Lock()
-	n := l.nets[c.Network]
-	l.mu.Unlock()
-	cable := n.cable(name + "/" + cardName(card))
+	cable := l.network(network).cable(name + "/" + cardName(card))
 	if cable == nil {
 		return nil
 	}
