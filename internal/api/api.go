@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"wolffia/internal/event"
+	"wolffia/internal/lab"
 	"wolffia/internal/machine"
 	"wolffia/internal/supervisor"
 )
@@ -58,7 +59,9 @@ type end struct {
 type Error struct {
 	Message string `json:"message"`
 	Fix     string `json:"fix,omitempty"`
-	Usage   bool   `json:"usage,omitempty"` // what was asked for makes no sense
+	Usage   bool   `json:"usage,omitempty"`   // what was asked for makes no sense
+	Closed  bool   `json:"closed,omitempty"`  // the lab is going down
+	Stopped bool   `json:"stopped,omitempty"` // it wants a machine that runs
 	// Starts are the machines that did not come up, or did not stay up.
 	Starts []*machine.StartError `json:"starts,omitempty"`
 }
@@ -82,12 +85,18 @@ func (u usage) Unwrap() error { return u.error }
 // Usage marks an error as a mistake of who asks.
 func Usage(err error) error { return usage{err} }
 
+// isUsage says whether an error is a mistake of who asks.
+func isUsage(err error) bool {
+	var unknown *lab.UnknownError
+	return errors.As(err, new(usage)) || errors.As(err, &unknown)
+}
+
 // wireError makes the form of an error that goes over the wire.
 func wireError(err error) *Error {
 	if err == nil {
 		return nil
 	}
-	e := &Error{Message: err.Error(), Usage: errors.As(err, new(usage))}
+	e := &Error{Message: err.Error(), Usage: isUsage(err), Closed: errors.As(err, new(supervisor.ClosedError)), Stopped: errors.As(err, new(*supervisor.NotRunningError))}
 	var fixed interface{ Fix() string }
 	if errors.As(err, &fixed) {
 		e.Fix = fixed.Fix()
@@ -124,7 +133,7 @@ func reply(w http.ResponseWriter, v any, err error) {
 		status := http.StatusInternalServerError
 		var notRunning *supervisor.NotRunningError
 		switch {
-		case errors.As(err, new(usage)):
+		case isUsage(err):
 			status = http.StatusBadRequest
 		case errors.As(err, &notRunning):
 			status = http.StatusConflict
@@ -143,6 +152,6 @@ const (
 	maxNews    = 4 << 20 // of one line
 )
 
-func unexpected(status string) error {
-	return fmt.Errorf("the lab's supervisor gave an answer that makes no sense: %s", status)
+func unexpected(what string) error {
+	return fmt.Errorf("the lab's supervisor gave an answer that makes no sense: %s", what)
 }
