@@ -318,7 +318,7 @@ func (o *machineOptions) machine(s *lab.Spec, name string) (*lab.Machine, error)
 		}
 		m.Forwards = append(m.Forwards, f)
 	}
-	if len(m.Forwards) > 0 && s.Uplink(m) == nil {
+	if len(o.forwards) > 0 && s.Uplink(m) == nil {
 		return nil, usagef("machine %q has forwards, and no network with a gateway to forward over", m.Name)
 	}
 	for _, p := range o.cmdline {

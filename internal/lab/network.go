@@ -45,8 +45,9 @@ func (c DHCP) given() bool {
 
 // Route is a way to other networks.
 type Route struct {
-	To  netip.Prefix
-	Via string // a machine of the network, or an address
+	To       string         // a network of the lab, by its name, or a prefix
+	Prefixes []netip.Prefix // what that means
+	Via      string         // a machine of the network, or an address
 }
 
 // Plug is something outside of the lab that a network is joined with.
@@ -150,8 +151,17 @@ func dhcpKeys() []key[DHCP] {
 
 func routeKeys() []key[Route] {
 	return []key[Route]{
-		{"to", "The network that is reached.", textShape("10.1.0.0/24"),
-			func(d *decoder, n ast.Node, r *Route) { parsed(d, n, "to", parsePrefix, &r.To) }},
+		{"to", "The network that is reached: one of the lab, by its name, with all its addresses; or a prefix such as 10.1.0.0/24.", textShape("back"),
+			func(d *decoder, n ast.Node, r *Route) {
+				d.set(n, "to", &r.To)
+				if !strings.ContainsAny(r.To, "/:") {
+					return // a name, which is looked for once all are known
+				}
+				var p netip.Prefix
+				if parsed(d, n, "to", parsePrefix, &p); p.IsValid() {
+					r.Prefixes = []netip.Prefix{p}
+				}
+			}},
 		{"via", "The machine of this network, or the address, that leads there.", textShape("carol"),
 			func(d *decoder, n ast.Node, r *Route) { d.set(n, "via", &r.Via) }},
 	}
@@ -224,7 +234,7 @@ func (d *decoder) routes(n ast.Node) (out []Route) {
 		var r Route
 		before := len(d.errs)
 		object(d, item, "a route", routeKeys(), &r)
-		if len(d.errs) == before && (!r.To.IsValid() || r.Via == "") {
+		if len(d.errs) == before && (r.To == "" || r.Via == "") {
 			d.fail(item, "a route needs a network (to) and a machine or an address that leads there (via)")
 		}
 		out = append(out, r)

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -125,7 +126,7 @@ func (s *Spec) completeMachine(m *Machine, at *places) {
 		at.fail(path("networks"), 0, "machine %q is on networks %q and %q, which have the same addresses (%s and %s); give one another subnet",
 			m.Name, a.Name, b.Name, a.Subnet, b.Subnet)
 	}
-	if len(m.Forwards) > 0 && s.Uplink(m) == nil {
+	if len(m.Forwards) > 0 && s.Entry(m) == nil {
 		at.fail(path("forwards"), 0, "machine %q has forwards, and no network with a gateway to forward over", m.Name)
 	}
 	for i, other := range m.After {
@@ -152,7 +153,16 @@ func (s *Spec) checkNetwork(n *Network, at *places) {
 		if g.Router != "" && s.router(g.Router, g.Network, n.Name, path("router"), at) {
 			s.Machines[g.Router].Forwarding = true
 		}
-		for i, r := range g.Routes {
+		for i := range g.Routes {
+			r := &g.Routes[i]
+			if r.Prefixes == nil && r.To != "" {
+				to := s.segmentNamed(r.To)
+				if to == nil {
+					at.fail(path("routes"), i, "%s", OneOf("network", r.To, s.NetworkNames()))
+				} else if r.Prefixes = s.prefixes(to); r.Prefixes == nil {
+					at.fail(path("routes"), i, "network %q has no addresses", r.To)
+				}
+			}
 			if _, err := netip.ParseAddr(r.Via); err != nil {
 				s.router(r.Via, g.Network, n.Name, append(path("routes"), strconv.Itoa(i)), at)
 			}
@@ -255,6 +265,79 @@ func (s *Spec) Uplink(m *Machine) *Card {
 		}
 	}
 	return nil
+}
+
+// Entry is the segment whose gateway leads the host's ports to a machine: that of
+// its Uplink, or else the first one that has a route to it; or nil.
+func (s *Spec) Entry(m *Machine) *Network {
+	if c := s.Uplink(m); c != nil {
+		return s.Segment(c)
+	}
+	for _, name := range s.NetworkNames() {
+		for _, g := range s.Networks[name].Segments() {
+			if g.NoGateway {
+				continue
+			}
+			for i := range m.Cards {
+				if c := &m.Cards[i]; s.Networks[c.Network] != nil && g.leadsTo(s.Segment(c)) {
+					return g.Network
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// leadsTo says whether one of the network's routes leads to another one.
+func (n *Network) leadsTo(other *Network) bool {
+	for _, r := range n.Routes {
+		for _, p := range r.Prefixes {
+			if other.Subnet.IsValid() && p.Bits() <= other.Subnet.Bits() && p.Contains(other.Subnet.Addr()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// segmentNamed is a network or a VLAN of one by its name, such as lan or lan.10.
+func (s *Spec) segmentNamed(name string) *Network {
+	for _, n := range s.Networks {
+		for _, g := range n.Segments() {
+			if g.Name == name {
+				return g.Network
+			}
+		}
+	}
+	return nil
+}
+
+// prefixes are the addresses of a network, IPv4 and IPv6.
+func (s *Spec) prefixes(n *Network) (out []netip.Prefix) {
+	for _, p := range []netip.Prefix{n.Subnet, s.Prefix6(n)} {
+		if p.IsValid() {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// Prefix6 is a network's IPv6 prefix. Where the file has none, a lab's only
+// network leaves it to the gateway, and this is the zero value; several get one
+// each, which follows from the name, so that a machine on two of them knows
+// which is which.
+func (s *Spec) Prefix6(n *Network) netip.Prefix {
+	segments := 0
+	for _, w := range s.Networks {
+		segments += len(w.Segments())
+	}
+	if n.Subnet6.IsValid() || segments < 2 || !n.Subnet.IsValid() {
+		return n.Subnet6
+	}
+	sum := sha256.Sum256([]byte(n.Name))
+	a := netip.MustParseAddr("fd00:77:6f6c::").As16()
+	copy(a[6:8], sum[:2])
+	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
 }
 
 // Throwaway is a machine made up for an image that is run by itself, on the

@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/netip"
@@ -95,26 +94,9 @@ func (p *plan) place(m *lab.Machine, c *lab.Card, g *lab.Network, taken map[neti
 		taken[a] = true
 	}
 	out.v4 = netip.PrefixFrom(a, g.Subnet.Bits())
-	cfg := gateway.Config{Prefix6: prefix6(p.spec, g)}
+	cfg := gateway.Config{Prefix6: p.spec.Prefix6(g)}
 	out.v6 = netip.PrefixFrom(cfg.Address6(p.spec.CardMAC(m, c)), 64)
 	return out
-}
-
-// prefix6 is a network's IPv6 prefix. Where the file has none, a lab's only
-// network leaves it to the gateway; several get one each, which follows from
-// the name, so that a machine on two of them knows which is which.
-func prefix6(l *lab.Spec, n *lab.Network) netip.Prefix {
-	segments := 0
-	for _, w := range l.Networks {
-		segments += len(w.Segments())
-	}
-	if n.Subnet6.IsValid() || segments < 2 {
-		return n.Subnet6
-	}
-	sum := sha256.Sum256([]byte(n.Name))
-	a := netip.MustParseAddr("fd00:77:6f6c::").As16()
-	copy(a[6:8], sum[:2])
-	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
 }
 
 // addresses are those of a machine, of its card on segment before the others;
@@ -142,13 +124,21 @@ func (p *plan) addresses(m *lab.Machine, segment string) (addrs []netip.Addr, ne
 // gateway describes the gateway of a segment.
 func (p *plan) gateway(g *lab.Network, mtu int, events event.Sink) (gateway.Config, error) {
 	cfg := gateway.Config{
-		Subnet: g.Subnet, Prefix6: prefix6(p.spec, g), MTU: mtu,
+		Subnet: g.Subnet, Prefix6: p.spec.Prefix6(g), MTU: mtu,
 		NoDHCP: g.DHCP.Off, NoHost: g.NoHost, Restrict: g.Restrict, Events: events,
 		Names: p.names(g),
 	}
 	cfg.Reservations = p.reservations(g)
 	for _, m := range p.machines {
 		cfg.Forwards = append(cfg.Forwards, p.forwards(m, g)...)
+	}
+	for _, r := range g.Routes {
+		for _, w := range p.ways(r, g) {
+			// The gateway itself leads to everywhere else.
+			if w.To.Bits() > 0 && !w.To.Overlaps(cfg.Subnet) && !w.To.Overlaps(cfg.Prefix6) {
+				cfg.Routes = append(cfg.Routes, gateway.Route{To: w.To, Via: w.Via})
+			}
+		}
 	}
 	var err error
 	if cfg.DHCP, err = p.dhcp(g); err != nil {
@@ -218,12 +208,13 @@ func (p *plan) reservations(g *lab.Network) (out []gateway.Reservation) {
 
 // forwards are those that lead into a machine from a segment.
 func (p *plan) forwards(m *lab.Machine, g *lab.Network) (out []gateway.Forward) {
-	uplink := p.spec.Uplink(m)
-	if uplink == nil || p.spec.Segment(uplink).Name != g.Name {
+	entry := p.spec.Entry(m)
+	addrs, _ := p.addresses(m, g.Name)
+	if entry == nil || entry.Name != g.Name || len(addrs) == 0 {
 		return nil
 	}
 	for _, f := range m.Forwards {
-		out = append(out, gateway.Forward{Network: f.Network, Bind: f.Host, Guest: netip.AddrPortFrom(p.at(m, uplink).v4.Addr(), f.Port)})
+		out = append(out, gateway.Forward{Network: f.Network, Bind: f.Host, Guest: netip.AddrPortFrom(addrs[0], f.Port)})
 	}
 	return out
 }
@@ -277,9 +268,19 @@ func (p *plan) routes(m *lab.Machine, g *lab.Network) (out []rootfs.Route) {
 		}
 	}
 	for _, r := range g.Routes {
+		if r.Via != m.Name {
+			out = append(out, p.ways(r, g)...)
+		}
+	}
+	return out
+}
+
+// ways is a route of a segment, with the addresses that it means.
+func (p *plan) ways(r lab.Route, g *lab.Network) (out []rootfs.Route) {
+	for _, to := range r.Prefixes {
 		for _, via := range p.via(r.Via, g) {
-			if r.Via != m.Name && via.Is4() == r.To.Addr().Is4() {
-				out = append(out, rootfs.Route{To: r.To, Via: via})
+			if via.Is4() == to.Addr().Is4() {
+				out = append(out, rootfs.Route{To: to, Via: via})
 			}
 		}
 	}
