@@ -111,6 +111,7 @@ func (s *Server) mux() http.Handler {
 	get("GET /v1/info", func(*http.Request) (any, error) { return s.h.Info, nil })
 	get("GET /v1/machines", func(*http.Request) (any, error) { return s.h.Lab.Status(), nil })
 	get("GET /v1/links", func(*http.Request) (any, error) { return s.h.Lab.Links(), nil })
+	get("GET /v1/metrics", func(*http.Request) (any, error) { return readMetrics() })
 	get("GET /v1/spec", func(*http.Request) (any, error) { return s.h.Lab.Spec(), nil })
 	get("GET /v1/machines/{name}/keys", s.keys)
 	get("GET /v1/machines/{name}/wait", func(r *http.Request) (any, error) {
@@ -129,6 +130,7 @@ func (s *Server) mux() http.Handler {
 	mux.HandleFunc("GET /v1/machines/{name}/console", s.console)
 	mux.HandleFunc("GET /v1/machines/{name}/log", s.log)
 	mux.HandleFunc("GET /v1/capture", s.capture)
+	mux.HandleFunc("GET /v1/profiles/{name}", s.profile)
 	return mux
 }
 
