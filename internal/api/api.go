@@ -1,9 +1,9 @@
 // Package api is how commands talk to a lab that runs in the background: HTTP
 // over a unix socket in a folder that only its owner can enter.
 //
-//	c, err := api.Dial(socket)
+//	c, err := api.Dial(socket, version)
 //	machines, err := c.Machines(ctx)
-//	conn, keys, err := c.SSH(ctx, "alice")
+//	client, err := c.Enter(ctx, "alice")
 //
 // Requests and answers are JSON. Three kinds of answer are streams instead:
 // news of something that takes time is one JSON object a line, the last of

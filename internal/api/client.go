@@ -32,21 +32,22 @@ type Impairment = link.Impairment
 
 // Client talks to one lab's supervisor.
 type Client struct {
-	dir  *os.File // the socket's folder
-	name string   // of the socket in it
-	http *http.Client
+	dir     *os.File // the socket's folder
+	name    string   // of the socket in it
+	version string   // of this side
+	http    *http.Client
 }
 
-// Dial makes a client for a socket. Whether anybody listens there the first
-// request shows.
-func Dial(socket string) (*Client, error) {
+// Dial makes a client of some version for a socket. Whether anybody listens there
+// the first request shows.
+func Dial(socket, version string) (*Client, error) {
 	// A socket's name may be no longer than 107 bytes, however deep its folder
 	// is: it is reached by way of the open folder.
 	dir, err := os.Open(filepath.Dir(socket))
 	if err != nil {
 		return nil, fmt.Errorf("find the lab's supervisor: %w", err)
 	}
-	c := &Client{dir: dir, name: filepath.Base(socket)}
+	c := &Client{dir: dir, name: filepath.Base(socket), version: version}
 	c.http = &http.Client{Transport: &http.Transport{
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.connect(ctx) },
 		DisableKeepAlives: true,
@@ -71,22 +72,37 @@ func (e *GoneError) Error() string {
 
 func (e *GoneError) Unwrap() error { return e.Err }
 
+// request makes the head of a request. What is in a path is the server's to find,
+// whatever it is.
+func request(method string, path []string, query url.Values) (*http.Request, error) {
+	u := "http://wolffia/v1"
+	for _, p := range path {
+		if p == "" || p == "." || p == ".." { // which an address can't say
+			return nil, &Error{Message: fmt.Sprintf("unknown name %q", p), Usage: true}
+		}
+		u += "/" + url.PathEscape(p)
+	}
+	r, err := http.NewRequest(method, u+"?"+query.Encode(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("make a request: %w", err)
+	}
+	return r, nil
+}
+
 // do sends a request and gives the answer's body, if the answer is not an error.
-func (c *Client) do(ctx context.Context, method, path string, query url.Values, body any) (io.ReadCloser, error) {
-	var in io.Reader
+func (c *Client) do(ctx context.Context, method string, path []string, query url.Values, body any) (io.ReadCloser, error) {
+	r, err := request(method, path, query)
+	if err != nil {
+		return nil, err
+	}
 	if body != nil {
 		data, err := json.Marshal(body)
 		if err != nil {
 			return nil, fmt.Errorf("encode a request: %w", err)
 		}
-		in = bytes.NewReader(data)
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(data)), int64(len(data))
 	}
-	u := url.URL{Scheme: "http", Host: "wolffia", Path: path, RawQuery: query.Encode()}
-	r, err := http.NewRequestWithContext(ctx, method, u.String(), in)
-	if err != nil {
-		return nil, fmt.Errorf("make a request: %w", err)
-	}
-	answer, err := c.http.Do(r)
+	answer, err := c.http.Do(r.WithContext(ctx))
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -95,21 +111,36 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	}
 	if answer.StatusCode != http.StatusOK {
 		defer answer.Body.Close()
-		return nil, readError(answer)
+		return nil, c.readError(answer)
 	}
 	return answer.Body, nil
 }
 
-func readError(answer *http.Response) error {
+// readError reads why a request was refused. What another version refuses as
+// misuse may be none.
+func (c *Client) readError(answer *http.Response) error {
 	e := &Error{}
-	if err := json.NewDecoder(io.LimitReader(answer.Body, maxAnswer)).Decode(e); err != nil || e.Message == "" {
-		return unexpected(answer.Status)
+	err := json.NewDecoder(io.LimitReader(answer.Body, maxAnswer)).Decode(e)
+	unclear := err != nil || e.Message == ""
+	if unclear {
+		*e = Error{Message: unexpected(answer.Status).Error()}
+	}
+	if theirs := answer.Header.Get(versionHeader); theirs != c.version && (unclear || e.Usage) {
+		if e.Fix != "" {
+			e.Fix += "; "
+		}
+		e.Fix += OtherVersion(theirs, c.version)
 	}
 	return e
 }
 
-// get asks for something and decodes it into v, unless v is nil.
-func (c *Client) call(ctx context.Context, method, path string, query url.Values, body, v any) error {
+// OtherVersion says that a lab is run by another wolffia, and what helps.
+func OtherVersion(theirs, ours string) string {
+	return fmt.Sprintf("the lab was started by wolffia %s, and this is %s; to have this one run it: wolffia down && wolffia up", theirs, ours)
+}
+
+// call asks for something and decodes it into v, unless v is nil.
+func (c *Client) call(ctx context.Context, method string, path []string, query url.Values, body, v any) error {
 	in, err := c.do(ctx, method, path, query, body)
 	if err != nil {
 		return err
@@ -125,7 +156,7 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 }
 
 // follow asks for something that takes time, and tells its events.
-func (c *Client) follow(ctx context.Context, path string, query url.Values, body any, events event.Sink) error {
+func (c *Client) follow(ctx context.Context, path []string, query url.Values, body any, events event.Sink) error {
 	in, err := c.do(ctx, "POST", path, query, body)
 	if err != nil {
 		return err
@@ -159,52 +190,52 @@ func (c *Client) follow(ctx context.Context, path string, query url.Values, body
 
 // Info says what lab this is.
 func (c *Client) Info(ctx context.Context) (i Info, err error) {
-	err = c.call(ctx, "GET", "/v1/info", nil, nil, &i)
+	err = c.call(ctx, "GET", []string{"info"}, nil, nil, &i)
 	return i, err
 }
 
 // Machines tells of the lab's machines.
 func (c *Client) Machines(ctx context.Context) (out []supervisor.MachineStatus, err error) {
-	err = c.call(ctx, "GET", "/v1/machines", nil, nil, &out)
+	err = c.call(ctx, "GET", []string{"machines"}, nil, nil, &out)
 	return out, err
 }
 
 // Links tells of all that is plugged into the lab's networks.
 func (c *Client) Links(ctx context.Context) (out []supervisor.LinkStatus, err error) {
-	err = c.call(ctx, "GET", "/v1/links", nil, nil, &out)
+	err = c.call(ctx, "GET", []string{"links"}, nil, nil, &out)
 	return out, err
 }
 
 // Spec is the lab as it was applied last; nil if it never was.
 func (c *Client) Spec(ctx context.Context) (out *lab.Spec, err error) {
-	err = c.call(ctx, "GET", "/v1/spec", nil, nil, &out)
+	err = c.call(ctx, "GET", []string{"spec"}, nil, nil, &out)
 	return out, err
 }
 
 // Apply asks for [Handlers].Apply.
 func (c *Client) Apply(ctx context.Context, request any, events event.Sink) error {
-	return c.follow(ctx, "/v1/apply", nil, request, events)
+	return c.follow(ctx, []string{"apply"}, nil, request, events)
 }
 
 // Restart restarts machines, all of them if none is named, and waits until they
 // are ready.
 func (c *Client) Restart(ctx context.Context, names []string, events event.Sink) error {
-	return c.follow(ctx, "/v1/restart", nil, names, events)
+	return c.follow(ctx, []string{"restart"}, nil, names, events)
+}
+
+// Stop shuts machines down, all of them if none is named.
+func (c *Client) Stop(ctx context.Context, names []string, events event.Sink) error {
+	return c.follow(ctx, []string{"stop"}, nil, names, events)
+}
+
+// Kill ends machines at once, all of them if none is named.
+func (c *Client) Kill(ctx context.Context, names []string) error {
+	return c.follow(ctx, []string{"kill"}, nil, names, event.Discard)
 }
 
 // Down ends the lab, and with volumes its disks.
-func (c *Client) Down(ctx context.Context, volumes bool) error {
-	return c.follow(ctx, "/v1/down", url.Values{"volumes": {strconv.FormatBool(volumes)}}, nil, event.Discard)
-}
-
-// Stop shuts a machine down.
-func (c *Client) Stop(ctx context.Context, name string) error {
-	return c.call(ctx, "POST", machinePath(name, "stop"), nil, nil, nil)
-}
-
-// Kill ends a machine at once.
-func (c *Client) Kill(ctx context.Context, name string) error {
-	return c.call(ctx, "POST", machinePath(name, "kill"), nil, nil, nil)
+func (c *Client) Down(ctx context.Context, volumes bool, events event.Sink) error {
+	return c.follow(ctx, []string{"down"}, url.Values{"volumes": {strconv.FormatBool(volumes)}}, nil, events)
 }
 
 // Wait waits until a machine's state is another one than seen.
@@ -227,12 +258,8 @@ func (c *Client) Resize(ctx context.Context, name string, cols, rows int) error 
 	return c.call(ctx, "POST", machinePath(name, "size"), nil, access.Size{Cols: cols, Rows: rows}, nil)
 }
 
-func machinePath(name string, rest ...string) string {
-	path := "/v1/machines/" + name
-	for _, r := range rest {
-		path += "/" + r
-	}
-	return path
+func machinePath(name string, rest ...string) []string {
+	return append([]string{"machines", name}, rest...)
 }
 
 // Keys are those that let the lab's owner into a machine.
@@ -314,17 +341,21 @@ func (c *Client) Capture(ctx context.Context, o supervisor.CaptureOptions) (io.R
 	if o.Count > 0 {
 		q.Set("count", strconv.FormatUint(o.Count, 10))
 	}
-	return c.do(ctx, "GET", "/v1/capture", q, nil)
+	return c.do(ctx, "GET", []string{"capture"}, q, nil)
 }
 
 // takeOver asks for a plain connection.
-func (c *Client) takeOver(ctx context.Context, path string, query url.Values) (net.Conn, error) {
+func (c *Client) takeOver(ctx context.Context, path []string, query url.Values) (net.Conn, error) {
+	r, err := request("GET", path, query)
+	if err != nil {
+		return nil, err
+	}
 	conn, err := c.connect(ctx)
 	if err != nil {
 		return nil, &GoneError{err}
 	}
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	in, err := upgrade(conn, path, query)
+	in, err := c.upgrade(conn, r)
 	if !stop() {
 		err = context.Cause(ctx)
 	}
@@ -335,9 +366,8 @@ func (c *Client) takeOver(ctx context.Context, path string, query url.Values) (n
 	return &buffered{conn, in}, nil
 }
 
-func upgrade(conn net.Conn, path string, query url.Values) (*bufio.Reader, error) {
-	u := url.URL{Path: path, RawQuery: query.Encode()}
-	_, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: wolffia\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", u.RequestURI(), protocol)
+func (c *Client) upgrade(conn net.Conn, r *http.Request) (*bufio.Reader, error) {
+	_, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: wolffia\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", r.URL.RequestURI(), protocol)
 	if err != nil {
 		return nil, &GoneError{err}
 	}
@@ -348,7 +378,7 @@ func upgrade(conn net.Conn, path string, query url.Values) (*bufio.Reader, error
 	}
 	if answer.StatusCode != http.StatusSwitchingProtocols {
 		defer answer.Body.Close()
-		return nil, readError(answer)
+		return nil, c.readError(answer)
 	}
 	return in, nil
 }

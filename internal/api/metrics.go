@@ -70,14 +70,14 @@ func (s *Server) profile(w http.ResponseWriter, r *http.Request) {
 
 // Metrics tells what the supervisor takes of its host.
 func (c *Client) Metrics(ctx context.Context) (m Metrics, err error) {
-	err = c.call(ctx, "GET", "/v1/metrics", nil, nil, &m)
+	err = c.call(ctx, "GET", []string{"metrics"}, nil, nil, &m)
 	return m, err
 }
 
 // Profile tells, as text, what the supervisor's goroutines do ("goroutine") or
 // what holds its memory ("heap").
 func (c *Client) Profile(ctx context.Context, name string) (string, error) {
-	in, err := c.do(ctx, "GET", "/v1/profiles/"+name, nil, nil)
+	in, err := c.do(ctx, "GET", []string{"profiles", name}, nil, nil)
 	if err != nil {
 		return "", err
 	}

@@ -26,8 +26,10 @@ import (
 type Handlers struct {
 	Info Info
 	Lab  *supervisor.Lab
+	// Listen has events told what goes on in the lab, until stop is called.
+	Listen func(events event.Sink) (stop func())
 	// Apply makes the lab of what request says, in words of the command line's,
-	// and tells events how it goes on.
+	// and tells events what nobody else is to hear of.
 	Apply func(ctx context.Context, request json.RawMessage, events event.Sink) error
 	// Down is told that the lab is to end, and whether its disks go with it; the
 	// server ends once it returns.
@@ -50,9 +52,19 @@ type Server struct {
 func Serve(l *net.UnixListener, h Handlers) *Server {
 	s := &Server{h: h, l: l, down: make(chan struct{})}
 	s.ctx, s.end = context.WithCancel(context.Background())
-	s.http = &http.Server{Handler: s.mux(), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return s.ctx }}
+	s.http = &http.Server{Handler: s.signed(s.mux()), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return s.ctx }}
 	s.side.Go(func() { _ = s.http.Serve(owners{l}) })
 	return s
+}
+
+// versionHeader says in each answer who gives it.
+const versionHeader = "Wolffia-Version"
+
+func (s *Server) signed(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(versionHeader, s.h.Info.Version)
+		h.ServeHTTP(w, r)
+	})
 }
 
 // Down is closed when somebody has ended the lab.
@@ -103,28 +115,26 @@ func peer(c *net.UnixConn) (int, error) {
 func (s *Server) mux() http.Handler {
 	mux := http.NewServeMux()
 	get := func(path string, f func(*http.Request) (any, error)) {
-		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
 			v, err := f(r)
 			reply(w, v, err)
 		})
 	}
-	get("GET /v1/info", func(*http.Request) (any, error) { return s.h.Info, nil })
-	get("GET /v1/machines", func(*http.Request) (any, error) { return s.h.Lab.Status(), nil })
-	get("GET /v1/links", func(*http.Request) (any, error) { return s.h.Lab.Links(), nil })
-	get("GET /v1/metrics", func(*http.Request) (any, error) { return readMetrics() })
-	get("GET /v1/spec", func(*http.Request) (any, error) { return s.h.Lab.Spec(), nil })
-	get("GET /v1/machines/{name}/keys", s.keys)
-	get("GET /v1/machines/{name}/wait", func(r *http.Request) (any, error) {
+	get("/v1/info", func(*http.Request) (any, error) { return s.h.Info, nil })
+	get("/v1/machines", func(*http.Request) (any, error) { return s.h.Lab.Status(), nil })
+	get("/v1/links", func(*http.Request) (any, error) { return s.h.Lab.Links(), nil })
+	get("/v1/metrics", func(*http.Request) (any, error) { return readMetrics() })
+	get("/v1/spec", func(*http.Request) (any, error) { return s.h.Lab.Spec(), nil })
+	get("/v1/machines/{name}/keys", s.keys)
+	get("/v1/machines/{name}/wait", func(r *http.Request) (any, error) {
 		return s.h.Lab.Wait(r.Context(), r.PathValue("name"), supervisor.State(r.FormValue("seen")))
 	})
-	get("POST /v1/machines/{name}/kill", func(r *http.Request) (any, error) { return nil, s.h.Lab.Kill(r.PathValue("name")) })
-	get("POST /v1/machines/{name}/stop", func(r *http.Request) (any, error) {
-		return nil, s.h.Lab.Stop(r.Context(), r.PathValue("name"))
-	})
-	get("POST /v1/machines/{name}/size", s.size)
-	get("POST /v1/machines/{name}/links/{network}", s.link)
+	mux.HandleFunc("POST /v1/machines/{name}/size", s.size)
+	mux.HandleFunc("POST /v1/machines/{name}/links/{network}", s.link)
 	mux.HandleFunc("POST /v1/apply", s.apply)
-	mux.HandleFunc("POST /v1/restart", s.restart)
+	mux.HandleFunc("POST /v1/restart", s.each(s.h.Lab.Restart))
+	mux.HandleFunc("POST /v1/stop", s.each(s.h.Lab.Stop))
+	mux.HandleFunc("POST /v1/kill", s.each(func(_ context.Context, names ...string) error { return s.h.Lab.Kill(names...) }))
 	mux.HandleFunc("POST /v1/down", s.takeDown)
 	mux.HandleFunc("GET /v1/machines/{name}/ssh", s.ssh)
 	mux.HandleFunc("GET /v1/machines/{name}/console", s.console)
@@ -134,9 +144,15 @@ func (s *Server) mux() http.Handler {
 	return mux
 }
 
+// bodyPatience is how long a request may take to come in.
+const bodyPatience = 10 * time.Second
+
 // body reads a request's JSON.
-func body(r *http.Request, v any) error {
-	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxRequest))
+func body(w http.ResponseWriter, r *http.Request, v any) error {
+	c := http.NewResponseController(w)
+	_ = c.SetReadDeadline(time.Now().Add(bodyPatience)) // as every connection here can
+	defer c.SetReadDeadline(time.Time{})
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil && !errors.Is(err, io.EOF) {
 		return Usage(fmt.Errorf("read the request: %w", err))
@@ -144,92 +160,89 @@ func body(r *http.Request, v any) error {
 	return nil
 }
 
-// stream tells events while f goes on, and how it ended.
-func stream(w http.ResponseWriter, r *http.Request, f func(context.Context, event.Sink) error) {
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	out := &lines{w: w, c: http.NewResponseController(w)}
-	err := f(r.Context(), out)
-	out.send(news{End: &end{wireError(err)}})
-}
-
-// lines writes one JSON object a line.
-type lines struct {
-	mu sync.Mutex
-	w  io.Writer
-	c  *http.ResponseController
-}
-
-// Emit implements [event.Sink].
-func (l *lines) Emit(e event.Event) { l.send(news{Event: &e}) }
-
-func (l *lines) send(n news) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	data, err := json.Marshal(n)
-	if err != nil {
-		return // an event that JSON can't say
-	}
-	_, _ = l.w.Write(append(data, '\n')) // who has gone ends the request's context
-	_ = l.c.Flush()
-}
-
 func (s *Server) apply(w http.ResponseWriter, r *http.Request) {
 	var request json.RawMessage
-	if err := body(r, &request); err != nil {
+	if err := body(w, r, &request); err != nil {
 		reply(w, nil, err)
 		return
 	}
-	stream(w, r, func(ctx context.Context, events event.Sink) error { return s.h.Apply(ctx, request, events) })
+	s.follow(w, r, func(ctx context.Context, events event.Sink) error { return s.h.Apply(ctx, request, events) })
 }
 
-func (s *Server) restart(w http.ResponseWriter, r *http.Request) {
-	var names []string
-	if err := body(r, &names); err != nil {
-		reply(w, nil, err)
-		return
+// follow is stream for what the lab itself tells about.
+func (s *Server) follow(w http.ResponseWriter, r *http.Request, f func(context.Context, event.Sink) error) {
+	stream(w, r, func(ctx context.Context, events event.Sink) error {
+		defer s.h.Listen(events)()
+		return f(ctx, events)
+	})
+}
+
+// each does something with the machines that a request names.
+func (s *Server) each(do func(ctx context.Context, names ...string) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var names []string
+		if err := body(w, r, &names); err != nil {
+			reply(w, nil, err)
+			return
+		}
+		s.follow(w, r, func(ctx context.Context, _ event.Sink) error { return do(ctx, names...) })
 	}
-	stream(w, r, func(ctx context.Context, _ event.Sink) error { return s.h.Lab.Restart(ctx, names...) })
 }
 
 func (s *Server) takeDown(w http.ResponseWriter, r *http.Request) {
-	stream(w, r, func(ctx context.Context, _ event.Sink) error {
+	s.follow(w, r, func(ctx context.Context, _ event.Sink) error {
 		err := s.h.Down(ctx, r.FormValue("volumes") == "true")
 		s.once.Do(func() { close(s.down) })
 		return err
 	})
 }
 
-func (s *Server) size(r *http.Request) (any, error) {
+func (s *Server) size(w http.ResponseWriter, r *http.Request) {
 	var size access.Size
-	if err := body(r, &size); err != nil {
-		return nil, err
+	err := body(w, r, &size)
+	if err == nil && (min(size.Cols, size.Rows) < 1 || max(size.Cols, size.Rows) > maxSize) {
+		err = Usage(fmt.Errorf("a terminal of %d columns and %d rows can't be", size.Cols, size.Rows))
 	}
-	v, err := s.h.Lab.View(r.PathValue("name"), false)
-	if err != nil {
-		return nil, Usage(err)
+	if err == nil {
+		err = s.resize(r.PathValue("name"), size)
 	}
-	defer v.Close()
-	return nil, v.Resize(size.Cols, size.Rows)
+	reply(w, nil, err)
 }
 
-func (s *Server) link(r *http.Request) (any, error) {
-	var change LinkChange
-	if err := body(r, &change); err != nil {
-		return nil, err
+// maxSize is how many columns or rows a terminal can have.
+const maxSize = 1<<16 - 1
+
+func (s *Server) resize(name string, size access.Size) error {
+	v, err := s.h.Lab.View(name, false)
+	if err != nil {
+		return err
 	}
-	name, network := r.PathValue("name"), r.PathValue("network")
+	defer v.Close()
+	return v.Resize(size.Cols, size.Rows)
+}
+
+func (s *Server) link(w http.ResponseWriter, r *http.Request) {
+	var change LinkChange
+	err := body(w, r, &change)
+	if err == nil {
+		err = s.change(r.PathValue("name"), r.PathValue("network"), change)
+	}
+	reply(w, nil, err)
+}
+
+func (s *Server) change(name, network string, change LinkChange) error {
 	if network == "-" {
 		network = ""
 	}
 	if change.Out != nil || change.In != nil {
 		if err := s.h.Lab.SetImpairment(name, network, change.Out, change.In); err != nil {
-			return nil, Usage(err)
+			return Usage(err)
 		}
 	}
 	if change.Up != nil {
-		return nil, s.h.Lab.SetLink(name, network, *change.Up)
+		return s.h.Lab.SetLink(name, network, *change.Up)
 	}
-	return nil, nil
+	return nil
 }
 
 // keys are those that let the lab's owner into a machine, in PEM.
@@ -291,7 +304,7 @@ func (s *Server) ssh(w http.ResponseWriter, r *http.Request) {
 func (s *Server) console(w http.ResponseWriter, r *http.Request) {
 	v, err := s.h.Lab.View(r.PathValue("name"), r.FormValue("replay") != "false")
 	if err != nil {
-		reply(w, nil, Usage(err))
+		reply(w, nil, err)
 		return
 	}
 	defer v.Close()
@@ -309,25 +322,52 @@ func (s *Server) join(w http.ResponseWriter, other io.ReadWriteCloser) {
 	}
 	stop := context.AfterFunc(s.ctx, func() { c.Close() })
 	defer stop()
+	over := make(chan struct{})
 	var typing sync.WaitGroup
 	typing.Go(func() {
 		_, err := io.Copy(other, in)
 		if half, ok := other.(interface{ CloseWrite() error }); ok && err == nil {
 			half.CloseWrite()
-			return
+			awaitHangup(c, over)
 		}
 		other.Close()
 	})
 	_, _ = io.Copy(c, other)
+	close(over)
 	c.Close()
 	other.Close()
 	typing.Wait()
 }
 
+// hangupEvery is how often a connection is looked at of which one end was closed.
+const hangupEvery = time.Second
+
+// awaitHangup waits until nobody is at the other end of a connection any more,
+// which to who reads looks like one that only says nothing more; or until over.
+func awaitHangup(c net.Conn, over <-chan struct{}) {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return
+	}
+	raw, err := u.SyscallConn()
+	for gone := false; err == nil && !gone; {
+		select {
+		case <-over:
+			return
+		case <-time.After(hangupEvery):
+		}
+		err = raw.Control(func(fd uintptr) {
+			p := []unix.PollFd{{Fd: int32(fd)}}
+			_, perr := unix.Poll(p, 0)
+			gone = perr == nil && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+		})
+	}
+}
+
 func (s *Server) log(w http.ResponseWriter, r *http.Request) {
 	path, err := s.h.Lab.Log(r.PathValue("name"))
 	if err != nil {
-		reply(w, nil, Usage(err))
+		reply(w, nil, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
@@ -342,6 +382,7 @@ func (s *Server) log(w http.ResponseWriter, r *http.Request) {
 	}
 	v, err := s.h.Lab.View(r.PathValue("name"), true)
 	if err != nil {
+		reply(w, nil, err)
 		return
 	}
 	defer v.Close()
