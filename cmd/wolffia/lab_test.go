@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -92,21 +93,22 @@ func (l *lab) ps() (pid int, machines map[string]machineStatus) {
 func TestLab(t *testing.T) {
 	parallel(t)
 	p := newPerson(t)
-	l := newLab(t, p, `
+	into := freePort(t)
+	l := newLab(t, p, fmt.Sprintf(`
 name: mixed
 images:
   base: {packages: [busybox-static, dropbear-bin], deps: elf}
 networks:
-  lan: {routes: [{to: 10.9.0.0/24, via: router}, {to: "fd00:9::/64", via: router}]}
-  far: {subnet: 10.9.0.0/24, subnet6: "fd00:9::/64", router: router}
+  lan: {routes: [{to: far, via: router}]}
+  far: {subnet: 10.9.0.0/24, router: router}
 machines:
   anna: {networks: [lan]}
   bert: {networks: [lan]}
   carl: {networks: [lan], backend: qemu}
   dora: {networks: [lan], backend: qemu, arch: arm64}
   router: {networks: [lan, far]}
-  emil: {networks: [far], after: [router]}
-`)
+  emil: {networks: [far], after: [router], forwards: ["127.0.0.1:%d:80"]}
+`, into))
 	host, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -136,6 +138,18 @@ machines:
 		if strings.Count(out, " 0% packet loss") != 2 || strings.Count(out, "ttl=63") != 2 {
 			t.Errorf("emil to %s: %s", to, out)
 		}
+	}
+	// The host, and its name server, lie behind the router, and the way back leads
+	// over it. A port of the host leads in.
+	if out := l.in("emil", fmt.Sprintf("wget -q -O - http://10.0.2.2:%d/; wget -q -O - http://gateway.lan:%[1]d/; ping -c 1 -W 5 10.0.2.2", port)); strings.Count(out, "the host") != 2 {
+		t.Error(out)
+	}
+	l.start(t, call{dir: l.dir}, "exec", "emil", "--", "sh", "-c", "echo from emil | nc -l -p 80")
+	l.in("emil", "until netstat -ltn | grep -q :80; do sleep 0.1; done")
+	if c, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", into)); err != nil {
+		t.Error(err)
+	} else if b, err := io.ReadAll(c); err != nil || string(b) != "from emil\n" {
+		t.Errorf("%q, %v", b, err)
 	}
 	_, machines := l.ps()
 	for name, m := range machines {

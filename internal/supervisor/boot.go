@@ -111,9 +111,17 @@ func (b *boot) note(word, rest string) (news event.Event, ok bool) {
 			break
 		}
 		b.faults = append(b.faults, rest)
-		return event.Event{Kind: event.Warn, Task: "boot", Subject: b.name, Message: b.name + ": " + rest}, true
+		return event.Event{Kind: event.Warn, Task: "boot", Subject: b.name, Message: b.name + ": " + reason(rest)}, true
 	}
 	return event.Event{}, false
+}
+
+// reason is what init says of a fault, without the stage that comes first.
+func reason(fault string) string {
+	if _, text, ok := strings.Cut(fault, " "); ok {
+		return text
+	}
+	return fault
 }
 
 // guard ends a machine that is silent for too long before it is ready.
@@ -216,7 +224,7 @@ func (b *boot) report() error {
 	}
 	switch {
 	case len(b.faults) > 0 && b.exit.Clean: // it gave up, and has said why
-		_, e.Cause, _ = strings.Cut(b.faults[len(b.faults)-1], " ")
+		e.Cause = reason(b.faults[len(b.faults)-1])
 	case len(b.faults) > 0:
 		e.Cause += "; before that: " + strings.Join(b.faults, "; ")
 	}

@@ -255,8 +255,12 @@ func (s *Guest) network(id *rootfs.IdentityConfig) {
 		nic.Routes = p.routes(m, g)
 		id.NICs = append(id.NICs, nic)
 	}
-	if alone {
-		id.Hosts = p.hosts(m)
+	if !alone {
+		return
+	}
+	id.Hosts = p.hosts(m)
+	if g := c.Lab.Entry(m); g != nil && c.plan != nil && len(id.DNS) == 0 { // a way there
+		id.DNS, id.Search = []netip.Addr{gateway.Config{Subnet: g.Subnet}.DNS()}, gateway.DefaultDomain
 	}
 }
 
