@@ -255,6 +255,7 @@ func describe(ctx context.Context, w io.Writer, err error) int {
 		start   *machine.StartError
 		several *startErrors
 		lacking *host.UnsupportedError
+		outside *outsideError
 	)
 	switch {
 	case err == nil:
@@ -271,6 +272,9 @@ func describe(ctx context.Context, w io.Writer, err error) int {
 		return ExitNoMachine
 	case errors.As(err, &start):
 		reportStart(w, start)
+		return ExitNoMachine
+	case errors.As(err, &outside):
+		fmt.Fprintln(w, "wolffia: "+oneLine(err))
 		return ExitNoMachine
 	case errors.As(err, &files):
 		for _, e := range files {

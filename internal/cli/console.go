@@ -33,7 +33,10 @@ var errEscape = errors.New("left by the escape")
 // attach joins a console to the terminal until the machine has ended (nil),
 // the person leaves (errEscape) or ctx ends. Output that was under way is
 // written before it returns.
-func attach(ctx context.Context, env Env, c machine.Console, help string) error {
+//
+// The end of an input that is no terminal is typed, too, with hangUp, so that a
+// shell that reads it ends.
+func attach(ctx context.Context, env Env, c machine.Console, help string, hangUp bool) error {
 	fd := int(env.Stdin.Fd())
 	tty := xterm.IsTerminal(fd)
 	if tty {
@@ -53,7 +56,7 @@ func attach(ctx context.Context, env Env, c machine.Console, help string) error 
 	left := make(chan error, 1)
 	// This goroutine may stay in a read that only the person at the keyboard
 	// can end; the process ends soon after.
-	go func() { left <- typeInto(c, env, tty, help) }()
+	go func() { left <- typeInto(c, env, tty, help, hangUp) }()
 	for {
 		select {
 		case err := <-output:
@@ -90,9 +93,8 @@ func typeEnd(c machine.Console, last byte) {
 }
 
 // typeInto copies what is typed to the console, looking for the escape when
-// the input is a terminal. Where the input is a file or a pipe its end is
-// typed, too, so that a shell that reads it ends.
-func typeInto(c machine.Console, env Env, tty bool, help string) error {
+// the input is a terminal.
+func typeInto(c machine.Console, env Env, tty bool, help string, hangUp bool) error {
 	buf := make([]byte, 4096)
 	escaped, last := false, byte('\n')
 	for {
@@ -121,7 +123,7 @@ func typeInto(c machine.Console, env Env, tty bool, help string) error {
 			return nil // the machine is gone; the output's end says so
 		}
 		if err != nil {
-			if !tty {
+			if !tty && hangUp {
 				typeEnd(c, last)
 			}
 			return nil

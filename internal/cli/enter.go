@@ -9,12 +9,14 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"wolffia/internal/access"
 	"wolffia/internal/api"
+	"wolffia/internal/supervisor"
 )
 
 // enterOptions are those of verbs that run something in a machine of the lab.
@@ -101,12 +103,12 @@ func (o *enterOptions) enter(ctx context.Context, env Env, sig *signals, name st
 	}
 	c, _, err := o.running(ctx, env)
 	if err != nil {
-		return err
+		return notEntered(err)
 	}
 	defer c.Close()
-	client, err := c.Enter(ctx, name)
+	client, err := enterMachine(ctx, env, c, name)
 	if err != nil {
-		return fromSupervisor(err)
+		return notEntered(err)
 	}
 	defer client.Close()
 	running, end := context.WithCancelCause(ctx)
@@ -125,16 +127,66 @@ func (o *enterOptions) enter(ctx context.Context, env Env, sig *signals, name st
 	return nil
 }
 
-// lost explains a connection to a machine that broke.
-func lost(ctx context.Context, c *api.Client, name string, err error) error {
-	machines, merr := c.Machines(ctx)
-	if merr != nil {
-		return err
+// outsideError is a command that could not be run, as that of a container's can't
+// which does not run: its status is none that the command may have.
+type outsideError struct{ error }
+
+func (e *outsideError) Unwrap() error { return e.error }
+
+// notEntered says why a machine could not be entered.
+func notEntered(err error) error {
+	var refused *api.Error
+	var dead *deadError
+	stopped := errors.As(err, &refused) && refused.Stopped
+	if err = fromSupervisor(err); stopped || errors.As(err, &dead) || errors.Is(err, errNotUp) {
+		return &outsideError{err}
+	}
+	return err
+}
+
+// waitPatience is how long a machine may take to let somebody in before it is said
+// what that waits for.
+const waitPatience = 2 * time.Second
+
+// enterMachine logs in to a machine. While that has to wait, it says for what.
+func enterMachine(ctx context.Context, env Env, c *api.Client, name string) (*access.Client, error) {
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	entering, entered := context.WithCancel(ctx)
+	defer entered()
+	waiting.Go(func() {
+		if pause(entering, waitPatience) == nil {
+			if state := stateOf(entering, c, name); state != "" {
+				fmt.Fprintf(env.Stderr, "wolffia: machine %s is %s; waiting until it can be entered\n", name, state)
+			}
+		}
+	})
+	client, err := c.Enter(ctx, name)
+	var refused *api.Error
+	if err != nil && ctx.Err() == nil && !errors.As(err, &refused) {
+		return nil, lost(ctx, c, name, err)
+	}
+	return client, err
+}
+
+// stateOf is what a machine does; empty if that can't be told.
+func stateOf(ctx context.Context, c *api.Client, name string) supervisor.State {
+	machines, err := c.Machines(ctx)
+	if err != nil {
+		return ""
 	}
 	for _, m := range machines {
 		if m.Name == name {
-			return fmt.Errorf("machine %q went away, and is %s now: %w", name, m.State, err)
+			return m.State
 		}
+	}
+	return ""
+}
+
+// lost explains a connection to a machine that broke.
+func lost(ctx context.Context, c *api.Client, name string, err error) error {
+	if state := stateOf(ctx, c, name); state != "" {
+		return &outsideError{fmt.Errorf("machine %q went away, and is %s now: %w", name, state, err)}
 	}
 	return err
 }
@@ -260,7 +312,7 @@ func (c *copier) enter(ctx context.Context, machine string) (*access.Client, err
 	if client := c.clients[machine]; client != nil {
 		return client, nil
 	}
-	client, err := c.lab.Enter(ctx, machine)
+	client, err := enterMachine(ctx, c.env, c.lab, machine)
 	if err != nil {
 		return nil, fromSupervisor(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -31,7 +32,7 @@ const (
 	labSocket  = "api.sock"
 	labLock    = "lock"     // held by the supervisor while it lives
 	labRecord  = "lab.json" // an api.Info; there from up to down
-	labJournal = "supervisor.log"
+	labJournal = "journal"  // the supervisor's own log; those of machines end in .log
 	labDisks   = "disks"
 	labHost    = "host.json" // what was changed on the host's own network
 )
@@ -54,9 +55,7 @@ func labDirOf(env Env, name, file string) (labDir, error) {
 	if err != nil {
 		return labDir{}, err
 	}
-	if real, err := filepath.EvalSymlinks(file); err == nil {
-		file = real
-	}
+	file = realPath(file)
 	sum := sha256.Sum256([]byte(file))
 	key := "-" + hex.EncodeToString(sum[:4])
 	entries, err := os.ReadDir(dir)
@@ -73,14 +72,29 @@ func labDirOf(env Env, name, file string) (labDir, error) {
 	return labDir{filepath.Join(dir, name+key)}, nil
 }
 
+// realPath is a path without links. A file that is gone has its folder's.
+func realPath(file string) string {
+	if real, err := filepath.EvalSymlinks(file); err == nil {
+		return real
+	}
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(file)); err == nil {
+		return filepath.Join(dir, filepath.Base(file))
+	}
+	return file
+}
+
 func (d labDir) join(name string) string { return filepath.Join(d.path, name) }
 
 // create makes the folder.
 func (d labDir) create() error {
-	if err := os.MkdirAll(filepath.Dir(d.path), 0o700); err != nil {
-		return fmt.Errorf("make the lab's folder: %w", err)
+	err := os.MkdirAll(filepath.Dir(d.path), 0o700)
+	if err == nil {
+		err = store.PrivateDir(d.path)
 	}
-	return store.PrivateDir(d.path)
+	if err != nil {
+		return fmt.Errorf("make the lab's folder: %w; set WOLFFIA_STATE to a folder that can be written", err)
+	}
+	return nil
 }
 
 // lock takes the lab for this process; the kernel drops it with the process.
@@ -102,26 +116,97 @@ func (d labDir) lock() (*os.File, bool, error) {
 	return f, true, nil
 }
 
-// dial connects to the lab's supervisor; nil means that there is none.
+// owned says whether a process has the lab. One that does not answer on its socket
+// yet, or any more, starts or ends.
+func (d labDir) owned() (bool, error) {
+	f, err := os.Open(d.join(labLock))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at the lab's lock: %w", err)
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+		return false, fmt.Errorf("look at the lab's lock: %w", err)
+	}
+	return err != nil, nil
+}
+
+// answerPatience is how long a supervisor may take to answer at all, to start or,
+// once it has let go of its machines, to end.
+const answerPatience = 10 * time.Second
+
+// lookEvery is how often a lab is looked at that starts or ends.
+const lookEvery = 20 * time.Millisecond
+
+// settle waits until the lab's supervisor answers, or there is none. A nil client
+// says that there is none.
+func (d labDir) settle(ctx context.Context) (*api.Client, error) {
+	limit := time.Now().Add(answerPatience)
+	for {
+		c, err := d.dial(ctx)
+		if err != nil || c != nil {
+			return c, err
+		}
+		owned, err := d.owned()
+		if err != nil || !owned {
+			return nil, err
+		}
+		if time.Now().After(limit) {
+			return nil, &silentError{d}
+		}
+		if err := pause(ctx, lookEvery); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// pause waits for some time.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// silentError is a supervisor that is there and does not answer.
+type silentError struct{ dir labDir }
+
+func (e *silentError) Error() string {
+	info, known := e.dir.record()
+	if !known {
+		return fmt.Sprintf("the lab's supervisor has not answered for %v; see %s", answerPatience, e.dir.join(labJournal))
+	}
+	return fmt.Sprintf("the supervisor of lab %s, process %d, has not answered for %v; if it was stopped: kill -CONT %[2]d; if all else fails: kill -KILL %[2]d, which ends the lab",
+		info.Name, info.PID, answerPatience)
+}
+
+// dial connects to the lab's supervisor; nil means that none answers.
 func (d labDir) dial(ctx context.Context) (*api.Client, error) {
-	c, err := api.Dial(d.join(labSocket))
+	c, err := api.Dial(d.join(labSocket), version().Version)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	_, err = c.Info(ctx)
-	var gone *api.GoneError
-	if errors.As(err, &gone) {
-		c.Close()
-		return nil, nil
+	silent := &silentError{d}
+	asking, cancel := context.WithTimeoutCause(ctx, answerPatience, silent)
+	defer cancel()
+	if _, err = c.Info(asking); err == nil {
+		return c, nil
 	}
-	if err != nil {
-		c.Close()
-		return nil, err
+	c.Close()
+	for _, gone := range []error{unix.ECONNREFUSED, unix.ENOENT, unix.ECONNRESET, unix.EPIPE, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, gone) {
+			return nil, nil
+		}
 	}
-	return c, nil
+	return nil, err
 }
 
 // record reads what is kept of the lab; it is there while the lab is up, and
@@ -140,10 +225,23 @@ func (d labDir) writeRecord(i api.Info) error {
 	if err != nil {
 		return fmt.Errorf("note the lab: %w", err)
 	}
-	if err := os.WriteFile(d.join(labRecord), data, 0o600); err != nil {
+	// Whole or not at all: who finds half of it would not see the lab.
+	half := d.join(labRecord + ".new")
+	err = os.WriteFile(half, data, 0o600)
+	if err == nil {
+		err = os.Rename(half, d.join(labRecord))
+	}
+	if err != nil {
+		os.Remove(half)
 		return fmt.Errorf("note the lab: %w", err)
 	}
 	return nil
+}
+
+// forget removes what says that the lab is up.
+func (d labDir) forget() {
+	os.Remove(d.join(labRecord))
+	os.Remove(d.join(labSocket))
 }
 
 // dropDisks removes what the lab's machines wrote to their disks.
@@ -190,7 +288,7 @@ func (o *labOptions) running(ctx context.Context, env Env) (*api.Client, labDir,
 	if err != nil {
 		return nil, d, err
 	}
-	c, err := d.dial(ctx)
+	c, err := d.settle(ctx)
 	if err != nil {
 		return nil, d, err
 	}
@@ -199,10 +297,13 @@ func (o *labOptions) running(ctx context.Context, env Env) (*api.Client, labDir,
 		if recorded {
 			return nil, d, &deadError{info}
 		}
-		return nil, d, errors.New("the lab is not up; start it with: wolffia up")
+		return nil, d, errNotUp
 	}
 	return c, d, nil
 }
+
+// errNotUp is a lab that nobody has started.
+var errNotUp = errors.New("the lab is not up; start it with: wolffia up")
 
 // deadError is a lab whose supervisor was killed.
 type deadError struct{ info api.Info }
@@ -216,11 +317,19 @@ func (o *labOptions) find(env Env) (labDir, error) {
 	if o.lab != "" {
 		return o.byName(env)
 	}
+	// What runs is what the file said when it was applied, whatever has become of
+	// the file since.
+	file := inDir(env.Dir, cmp.Or(o.file, fileName))
+	if d, err := labDirOf(env, "", file); err != nil {
+		return labDir{}, err
+	} else if _, up := d.record(); up {
+		return d, nil
+	}
 	l, err := readLab(env, o.file)
 	var mistakes lab.Errors
 	switch {
-	case errors.As(err, &mistakes): // what runs is what it said before
-		return labDirOf(env, "", inDir(env.Dir, cmp.Or(o.file, fileName)))
+	case errors.As(err, &mistakes):
+		return labDirOf(env, "", file)
 	case err != nil:
 		return labDir{}, err
 	case l.path != "":

@@ -12,9 +12,11 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	xterm "golang.org/x/term"
 
 	"wolffia/internal/api"
 	"wolffia/internal/supervisor"
+	"wolffia/internal/term"
 )
 
 func newConsole(env Env) *cobra.Command {
@@ -62,7 +64,7 @@ func watchConsole(ctx context.Context, env Env, lab *api.Client, name string) er
 		return fromSupervisor(err)
 	}
 	defer conn.Close()
-	err = attach(ctx, env, &labConsole{conn, ctx, lab, name}, leaveConsole)
+	err = attach(ctx, env, &labConsole{conn, ctx, lab, name}, leaveConsole, false)
 	if errors.Is(err, errEscape) {
 		return nil
 	}
@@ -101,7 +103,7 @@ func (o *labOptions) logs(ctx context.Context, env Env, args []string, follow bo
 		if c != nil {
 			c.Close()
 		}
-		return d.logs(env, args)
+		return d.logs(ctx, env, args)
 	}
 	defer c.Close()
 	log, err := c.Log(ctx, args[0], follow)
@@ -109,11 +111,13 @@ func (o *labOptions) logs(ctx context.Context, env Env, args []string, follow bo
 		return fromSupervisor(err)
 	}
 	defer log.Close()
+	stop := context.AfterFunc(ctx, func() { log.Close() })
+	defer stop()
 	return showLog(ctx, env, log)
 }
 
 // logs shows what is in the lab's folder.
-func (d labDir) logs(env Env, args []string) error {
+func (d labDir) logs(ctx context.Context, env Env, args []string) error {
 	name := labJournal
 	if len(args) > 0 {
 		name = filepath.Base(args[0]) + ".log"
@@ -125,7 +129,7 @@ func (d labDir) logs(env Env, args []string) error {
 			continue
 		}
 		shown = true
-		err = showLog(context.Background(), env, f)
+		err = showLog(ctx, env, f)
 		f.Close()
 		if err != nil {
 			return err
@@ -137,8 +141,13 @@ func (d labDir) logs(env Env, args []string) error {
 	return nil
 }
 
+// showLog gives a log as it is; on a terminal without what could drive that.
 func showLog(ctx context.Context, env Env, log io.Reader) error {
-	_, err := io.Copy(env.Stdout, log)
+	var out io.Writer = env.Stdout
+	if xterm.IsTerminal(int(env.Stdout.Fd())) {
+		out = term.NewCleaner(out)
+	}
+	_, err := io.Copy(out, log)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)

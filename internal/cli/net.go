@@ -131,7 +131,7 @@ none makes the link good again.`,
 	o.flags(env, cmd)
 	cmd.Flags().BoolVar(&in, "in", false, "only for frames to the machine")
 	cmd.Flags().BoolVar(&out, "out", false, "only for frames from the machine")
-	cmd.ValidArgsFunction = oneName(env, o.machines(env))
+	cmd.ValidArgsFunction = oneName(env, o.links(env))
 	return cmd
 }
 
@@ -155,7 +155,7 @@ the link is silent, which its kernel has no way to see.`,
 		},
 	}
 	o.flags(env, cmd)
-	cmd.ValidArgsFunction = oneName(env, o.machines(env))
+	cmd.ValidArgsFunction = oneName(env, o.links(env))
 	return cmd
 }
 
@@ -168,4 +168,22 @@ func (o *labOptions) change(cmd *cobra.Command, env Env, name string, change api
 	defer c.Close()
 	machine, network := splitLink(name)
 	return fromSupervisor(c.SetLink(cmd.Context(), machine, network, change))
+}
+
+// links completes the names of the lab's links.
+func (o *labOptions) links(env Env) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+		c, _, err := o.running(cmd.Context(), env)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		defer c.Close()
+		machines, _ := c.Machines(cmd.Context())
+		for _, m := range machines {
+			for _, card := range m.Cards {
+				names = append(names, m.Name+"/"+card.Network)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
 }

@@ -17,7 +17,8 @@ import (
 type labStatus struct {
 	api.Info
 	Up       bool                       `json:"up"`
-	Dead     bool                       `json:"dead,omitempty"` // its supervisor was killed
+	Dead     bool                       `json:"dead,omitempty"`  // its supervisor was killed
+	Error    string                     `json:"error,omitempty"` // why nothing is known of its machines
 	Machines []supervisor.MachineStatus `json:"machines"`
 }
 
@@ -66,19 +67,30 @@ func (o *labOptions) statuses(ctx context.Context, env Env) ([]labStatus, error)
 		if !known {
 			continue
 		}
-		s := labStatus{Info: info, Machines: []supervisor.MachineStatus{}}
-		c, err := d.dial(ctx)
-		if err != nil {
-			return nil, err
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
 		}
-		if c != nil {
-			s.Machines, err = c.Machines(ctx)
-			c.Close()
-		}
-		s.Up, s.Dead = c != nil && err == nil, c == nil
-		out = append(out, s)
+		out = append(out, d.status(ctx, info))
 	}
 	return out, nil
+}
+
+// status is what is known of a lab that is recorded.
+func (d labDir) status(ctx context.Context, info api.Info) labStatus {
+	s := labStatus{Info: info, Machines: []supervisor.MachineStatus{}}
+	c, err := d.settle(ctx)
+	if c == nil && err == nil {
+		_, s.Dead = d.record() // it may have ended since
+		return s
+	}
+	if err == nil {
+		defer c.Close()
+		s.Machines, err = c.Machines(ctx)
+	}
+	if s.Up = err == nil; err != nil {
+		s.Error = err.Error()
+	}
+	return s
 }
 
 func showLabs(env Env, labs []labStatus) error {
@@ -95,6 +107,16 @@ func showLabs(env Env, labs []labStatus) error {
 			fmt.Fprintf(w, "%s\t-\tdead\t-\t-\t-\t-\t-\n", l.Name)
 			notes = append(notes, (&deadError{l.Info}).Error())
 		}
+		if l.Error != "" {
+			fmt.Fprintf(w, "%s\t-\tunknown\t-\t-\t-\t-\t-\n", l.Name)
+			notes = append(notes, l.Error)
+		}
+		if l.Up && len(l.Machines) == 0 {
+			fmt.Fprintf(w, "%s\t-\tempty\t%s\t-\t-\t-\t-\n", l.Name, age(l.Started))
+		}
+		if ours := version().Version; l.Up && l.Version != ours {
+			notes = append(notes, "lab "+l.Name+": "+api.OtherVersion(l.Version, ours))
+		}
 		for _, m := range l.Machines {
 			var addrs []string
 			for _, c := range m.Cards {
@@ -107,7 +129,7 @@ func showLabs(env Env, labs []labStatus) error {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s/%s\t%dM\t%s\t%s\n", l.Name, m.Name, m.State, age(m.Since), m.Backend, m.Arch,
 				m.Memory>>20, dash(strings.Join(addrs, ",")), dash(strings.Join(m.Forwards, ",")))
 			if m.Error != "" {
-				notes = append(notes, m.Error+"; see: wolffia logs "+m.Name)
+				notes = append(notes, strings.ReplaceAll(m.Error, "\n", " ")+"; see: wolffia logs "+m.Name)
 			}
 		}
 	}

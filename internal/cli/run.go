@@ -161,7 +161,7 @@ func (o *runOptions) console(ctx context.Context, env Env, s *supervisor.Session
 		return err
 	}
 	screen.Pause()
-	err := attach(ctx, env, s.Console(), endConsole)
+	err := attach(ctx, env, s.Console(), endConsole, true)
 	if errors.Is(err, errEscape) {
 		return nil
 	}

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,7 +46,7 @@ func newSupervise(env Env, sig *signals) *cobra.Command {
 		Example: "  wolffia supervise ~/.local/state/wolffia/labs/pair-0123abcd pair ~/pair/wolffia.yaml",
 		Args:    cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s := &supervise{env: env, dir: labDir{args[0]}, ready: os.NewFile(readyFD, "ready")}
+			s := newSupervisor(env, labDir{args[0]}, os.NewFile(readyFD, "ready"))
 			err := s.run(cmd.Context(), args[1], args[2])
 			if err != nil && s.ready != nil {
 				fmt.Fprintln(s.ready, err)
@@ -64,11 +67,30 @@ type supervise struct {
 	ready *os.File
 	lab   *supervisor.Lab
 
-	mu       sync.Mutex
-	project  *project      // of the apply that is on, or was last
-	patience time.Duration // likewise
-	events   event.Sink    // of who waits; nil while nobody does
+	journal  *journal
+	applying chan struct{} // holds a token of the apply that is on
+
+	mu        sync.Mutex
+	project   *project                 // of the apply that is on, or was last
+	patience  time.Duration            // likewise
+	listeners map[*event.Sink]struct{} // those who wait for something
+	idle      *time.Timer              // ends a lab that nothing became of
 }
+
+func newSupervisor(env Env, dir labDir, ready *os.File) *supervise {
+	return &supervise{
+		env: env, dir: dir, ready: ready, journal: &journal{path: dir.join(labJournal), files: []*os.File{env.Stdout, env.Stderr}},
+		applying: make(chan struct{}, 1), listeners: map[*event.Sink]struct{}{},
+	}
+}
+
+// errOwned is a lab that another process has.
+var errOwned = errors.New("another process has this lab")
+
+// idlePatience is how long a supervisor waits for somebody to tell it what the lab
+// is, or, when nothing came of that, for somebody to end it. Who does so at once,
+// unless they were killed.
+const idlePatience = time.Minute
 
 func (s *supervise) run(ctx context.Context, name, file string) error {
 	lock, free, err := s.dir.lock()
@@ -76,18 +98,21 @@ func (s *supervise) run(ctx context.Context, name, file string) error {
 		return err
 	}
 	if !free {
-		return errors.New("another process has this lab")
+		return errOwned
 	}
 	defer lock.Close()
-	l, err := s.listen()
+	l, err := s.open()
 	if err != nil {
 		return err
 	}
 	s.lab = supervisor.Open(supervisor.LabConfig{
 		Dir: s.dir.path, Base: filepath.Dir(file), Prepare: s.prepare, Events: event.Func(s.emit),
 	})
+	idle := make(chan struct{})
+	s.idle = time.AfterFunc(idlePatience, func() { close(idle) })
+	defer s.idle.Stop()
 	info := api.Info{Name: name, File: file, PID: os.Getpid(), Version: version().Version, Started: time.Now()}
-	server := api.Serve(l, api.Handlers{Info: info, Lab: s.lab, Apply: s.apply, Down: s.down})
+	server := api.Serve(l, api.Handlers{Info: info, Lab: s.lab, Listen: s.listen, Apply: s.apply, Down: s.down})
 	err = s.dir.writeRecord(info)
 	if err == nil {
 		fmt.Fprintln(s.ready, "ready")
@@ -96,18 +121,18 @@ func (s *supervise) run(ctx context.Context, name, file string) error {
 		select {
 		case <-server.Down():
 		case <-ctx.Done(): // a signal: as if it had been taken down
-			s.shut()
+		case <-idle:
 		}
+		s.shut()
 	}
 	server.Close()
-	os.Remove(s.dir.join(labSocket))
-	os.Remove(s.dir.join(labRecord))
+	s.dir.forget()
 	return err
 }
 
-// listen opens the lab's socket. What is there of a supervisor that was killed
+// open opens the lab's socket. What is there of a supervisor that was killed
 // goes: the lock says that nobody answers on it.
-func (s *supervise) listen() (*net.UnixListener, error) {
+func (s *supervise) open() (*net.UnixListener, error) {
 	path := s.dir.join(labSocket)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("open the lab's socket: %w", err)
@@ -129,37 +154,55 @@ func (s *supervise) listen() (*net.UnixListener, error) {
 	return l, nil
 }
 
-// emit tells news to who waits for the lab, and to its journal.
+// emit tells news to those who wait for the lab, and to its journal.
 func (s *supervise) emit(e event.Event) {
 	s.mu.Lock()
-	to := s.events
+	to := slices.Collect(maps.Keys(s.listeners))
 	s.mu.Unlock()
-	if to != nil {
-		to.Emit(e)
+	for _, l := range to {
+		(*l).Emit(e)
 	}
 	if e.Kind == event.Warn || e.Kind == event.Fail {
-		fmt.Fprintf(s.env.Stderr, "%s %s %s %s: %s\n", time.Now().Format(time.DateTime), e.Kind, e.Task, e.Subject, e.Message)
+		s.journal.note(e)
 	}
 }
 
-// apply implements [api.Handlers].
+// listen implements [api.Handlers].
+func (s *supervise) listen(events event.Sink) (stop func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listeners[&events] = struct{}{}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.listeners, &events)
+	}
+}
+
+// apply implements [api.Handlers]. One is done after the other, each with the
+// file as it is then.
 func (s *supervise) apply(ctx context.Context, raw json.RawMessage, events event.Sink) error {
 	var request upRequest
 	if err := json.Unmarshal(raw, &request); err != nil {
 		return api.Usage(fmt.Errorf("read the request: %w", err))
 	}
+	wait := event.Event{Kind: event.Begin, Task: "wait", Subject: "for another wolffia up"}
+	events.Emit(wait)
+	select {
+	case s.applying <- struct{}{}:
+		defer func() { <-s.applying }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	wait.Kind = event.Done
+	events.Emit(wait)
+	if s.idle.Stop() {
+		defer s.rest()
+	}
 	o := buildOptions{
 		file: request.File, mirror: request.Mirror, keyrings: request.Keyrings,
 		offline: request.Offline, update: request.Update, expired: request.Expired,
 	}
-	s.mu.Lock()
-	s.events = events
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		s.events = nil
-		s.mu.Unlock()
-	}()
 	p, err := o.open(s.env, event.Func(s.emit))
 	if err != nil {
 		return userError(err)
@@ -168,6 +211,13 @@ func (s *supervise) apply(ctx context.Context, raw json.RawMessage, events event
 	s.project, s.patience = p, request.Patience
 	s.mu.Unlock()
 	return userError(s.lab.Apply(ctx, p.Spec))
+}
+
+// rest begins to wait for somebody who ends the lab, if it has no machine.
+func (s *supervise) rest() {
+	if len(s.lab.Status()) == 0 {
+		s.idle.Reset(idlePatience)
+	}
 }
 
 // userError marks what is wrong with the file, or with what was asked for.
@@ -219,6 +269,7 @@ const downPatience = 30 * time.Second
 // down implements [api.Handlers].
 func (s *supervise) down(ctx context.Context, volumes bool) error {
 	s.shut()
+	defer s.dir.forget() // before anybody hears that it is done
 	if volumes {
 		return s.dir.dropDisks()
 	}
@@ -240,7 +291,7 @@ func startSupervisor(ctx context.Context, env Env, d labDir, name, file string) 
 	if err != nil {
 		return fmt.Errorf("start the lab's supervisor: %w", err)
 	}
-	journal, err := os.OpenFile(d.join(labJournal), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	journal, err := (&journal{path: d.join(labJournal)}).open()
 	if err != nil {
 		return fmt.Errorf("start the lab's supervisor: %w", err)
 	}
@@ -252,6 +303,9 @@ func startSupervisor(ctx context.Context, env Env, d labDir, name, file string) 
 	defer ready.Close()
 	cmd := exec.Command(self, "supervise", d.path, name, file)
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = "/", journal, journal, []*os.File{theirs}
+	// Nothing of whoever started wolffia stays open in it: a lock, or the end of a
+	// pipe that somebody reads to its end.
+	_ = unix.CloseRange(readyFD, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // before Linux 5.11 it does
 	// A session of its own: what ends this one's terminal does not end the lab.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	err = cmd.Start()
@@ -269,6 +323,8 @@ func startSupervisor(ctx context.Context, env Env, d labDir, name, file string) 
 		return context.Cause(ctx)
 	case string(answer) == "ready\n":
 		return nil
+	case string(answer) == errOwned.Error()+"\n":
+		return errOwned
 	case err == nil && len(answer) == 0:
 		err = errors.New("it ended at once; see " + journal.Name())
 	case err == nil:

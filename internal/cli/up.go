@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,6 +14,7 @@ import (
 	"wolffia/internal/event"
 	"wolffia/internal/lab"
 	"wolffia/internal/supervisor"
+	"wolffia/internal/term"
 )
 
 type upOptions struct {
@@ -29,7 +31,8 @@ func newUp(env Env) *cobra.Command {
 		Long: `Builds the images that are missing, starts the networks and machines of the file in
 the background, and waits until every machine is ready. When the lab is up already,
 only what the file says anew is done: machines that are the same run on, links and
-forwards change in place. --dry-run shows what would be done.
+forwards change in place, and what has stopped or failed starts again. --dry-run shows
+what would be done.
 
 A process of its own, the supervisor, owns the lab until wolffia down. Machines
 that failed don't stop the others; wolffia ps shows them, wolffia logs why.`,
@@ -61,11 +64,12 @@ func (o *upOptions) run(ctx context.Context, env Env) error {
 	if err != nil {
 		return err
 	}
-	c, err := d.dial(ctx)
+	c, err := d.settle(ctx)
 	if err != nil {
 		return err
 	}
 	if info, up := d.record(); c != nil && up && info.Name != l.Name {
+		c.Close()
 		return usagef("the lab of this file is up as %q, and the file calls it %q now; end that one first: wolffia down", info.Name, l.Name)
 	}
 	if o.dryRun {
@@ -74,30 +78,71 @@ func (o *upOptions) run(ctx context.Context, env Env) error {
 	screen := o.renderer(env)
 	defer screen.Close()
 	fresh := c == nil
-	if fresh {
-		if err := recoverHost(d, screen); err != nil {
-			return err
+	for {
+		if fresh {
+			if c, fresh, err = o.begin(ctx, env, d, l, screen); err != nil {
+				return err
+			}
 		}
-		if err := startSupervisor(ctx, env, d, l.Name, l.path); err != nil {
-			return err
+		err := o.apply(ctx, env, c, d, l, fresh, screen)
+		c.Close()
+		var refused *api.Error
+		var gone *api.GoneError
+		if fresh || !errors.As(err, &gone) && !(errors.As(err, &refused) && refused.Closed) {
+			return fromSupervisor(err)
 		}
-		if c, err = d.dial(ctx); err != nil {
-			return err
-		}
-		if c == nil {
-			return fmt.Errorf("the lab's supervisor ended at once; see %s", d.join(labJournal))
-		}
+		// It went down at that moment; what the file says is to be up all the same.
+		fresh = true
 	}
-	defer c.Close()
+}
+
+// begin starts the lab's supervisor. One that another wolffia has started
+// meanwhile will do, which is not fresh then; one that goes down is waited for.
+func (o *upOptions) begin(ctx context.Context, env Env, d labDir, l *labFile, events event.Sink) (c *api.Client, fresh bool, err error) {
+	wait := event.Event{Kind: event.Begin, Task: "wait", Subject: "for lab " + l.Name + " to start or to end"}
+	defer func() {
+		wait.Kind = event.Done
+		events.Emit(wait)
+	}()
+	for {
+		if c, err = d.settle(ctx); err != nil || c != nil {
+			return c, false, err
+		}
+		if err := recoverHost(d, events); err != nil {
+			return nil, false, err
+		}
+		err := startSupervisor(ctx, env, d, l.Name, l.path)
+		if errors.Is(err, errOwned) {
+			events.Emit(wait)
+			if err := pause(ctx, lookEvery); err != nil {
+				return nil, false, err
+			}
+			continue
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		if c, err = d.dial(ctx); err == nil && c == nil {
+			err = fmt.Errorf("the lab's supervisor ended at once; see %s", d.join(labJournal))
+		}
+		return c, true, err
+	}
+}
+
+// apply has the supervisor make the lab of the file.
+func (o *upOptions) apply(ctx context.Context, env Env, c *api.Client, d labDir, l *labFile, fresh bool, events event.Sink) error {
+	if info, up := d.record(); up && info.Version != version().Version {
+		events.Emit(event.Event{Kind: event.Note, Task: "up", Message: api.OtherVersion(info.Version, version().Version)})
+	}
 	request := upRequest{File: l.path, Mirror: o.mirror, Offline: o.offline, Update: o.update, Expired: o.expired, Patience: o.patience}
 	for _, k := range o.keyrings {
 		request.Keyrings = append(request.Keyrings, inDir(env.Dir, k))
 	}
-	err = c.Apply(ctx, request, screen)
+	err := c.Apply(ctx, request, events)
 	if err != nil && fresh {
 		o.giveUp(ctx, c)
 	}
-	return fromSupervisor(err)
+	return err
 }
 
 // giveUp ends a lab that nothing became of: a mistake in the file, an image that
@@ -107,7 +152,7 @@ func (o *upOptions) giveUp(ctx context.Context, c *api.Client) {
 	defer cancel()
 	machines, err := c.Machines(alone)
 	if ctx.Err() != nil || err == nil && len(machines) == 0 {
-		_ = c.Down(alone, false) // the error that led here is the one to tell
+		_ = c.Down(alone, false, event.Discard) // the error that led here is the one to tell
 	}
 }
 
@@ -117,13 +162,16 @@ func fromSupervisor(err error) error {
 	if !errors.As(err, &e) {
 		return err
 	}
+	if e.Fix != "" && len(e.Starts) == 0 {
+		err = fmt.Errorf("%w; %s", err, e.Fix)
+	}
 	switch {
 	case len(e.Starts) > 0:
 		return &startErrors{e}
+	case e.Closed:
+		return fmt.Errorf("%w; start it again with: wolffia up", err)
 	case e.Usage:
 		return &usageError{err}
-	case e.Fix != "":
-		return fmt.Errorf("%w; %s", err, e.Fix)
 	}
 	return err
 }
@@ -131,14 +179,18 @@ func fromSupervisor(err error) error {
 // show prints the plan.
 func (o *upOptions) show(ctx context.Context, env Env, c *api.Client, now *lab.Spec) error {
 	var before *lab.Spec
+	var machines []supervisor.MachineStatus
 	if c != nil {
 		defer c.Close()
 		var err error
 		if before, err = c.Spec(ctx); err != nil {
-			return err
+			return fromSupervisor(err)
+		}
+		if machines, err = c.Machines(ctx); err != nil {
+			return fromSupervisor(err)
 		}
 	}
-	steps := lab.Diff(before, now)
+	steps := revived(lab.Diff(before, now), machines)
 	if o.json {
 		return writeJSON(env.Stdout, steps)
 	}
@@ -150,6 +202,19 @@ func (o *upOptions) show(ctx context.Context, env Env, c *api.Client, now *lab.S
 		out.printf("nothing: the lab is what the file says, but for files of images\n")
 	}
 	return out.show(env)
+}
+
+// revived adds to the steps of a plan the machines that have stopped or failed:
+// they start again.
+func revived(steps []lab.Step, machines []supervisor.MachineStatus) []lab.Step {
+	for _, m := range machines {
+		i := slices.IndexFunc(steps, func(s lab.Step) bool { return s.Kind == "machine" && s.Name == m.Name })
+		if m.State != supervisor.StateStopped && m.State != supervisor.StateFailed || i >= 0 && steps[i].Action != lab.ActionChange {
+			continue
+		}
+		steps = append(steps, lab.Step{Kind: "machine", Name: m.Name, Action: lab.ActionStart, Why: []string{"it is " + string(m.State)}})
+	}
+	return steps
 }
 
 func newDown(env Env) *cobra.Command {
@@ -178,24 +243,46 @@ func down(ctx context.Context, env Env, o *labOptions, volumes bool) error {
 	switch {
 	case err == nil:
 		defer c.Close()
-		return fromSupervisor(c.Down(ctx, volumes))
-	case d.path == "":
+		return end(ctx, env, c, d, volumes)
+	case !errors.As(err, &dead) && !errors.Is(err, errNotUp):
 		return err
 	}
 	// Nothing runs; what is left of it goes.
 	if rerr := recoverHost(d, event.Discard); rerr != nil {
 		return rerr
 	}
-	os.Remove(d.join(labRecord))
+	d.forget()
 	_, serr := os.Stat(d.join(labDisks))
 	switch {
 	case volumes && serr == nil:
 		return d.dropDisks()
-	case errors.As(err, &dead):
+	case dead != nil:
 		return nil
 	}
 	return err
 }
+
+// end has the supervisor end the lab, and waits until it is gone itself.
+func end(ctx context.Context, env Env, c *api.Client, d labDir, volumes bool) error {
+	screen := progress(env)
+	defer screen.Close()
+	err := c.Down(ctx, volumes, screen)
+	var gone *api.GoneError
+	if err != nil && !errors.As(err, &gone) { // another wolffia may have ended it first
+		return fromSupervisor(err)
+	}
+	left, serr := d.settle(ctx)
+	if left != nil { // up again already, by somebody else
+		left.Close()
+	}
+	if _, up := d.record(); up && left == nil && serr == nil {
+		return fromSupervisor(err) // it was killed meanwhile
+	}
+	return serr
+}
+
+// progress shows what is waited for.
+func progress(env Env) *term.Renderer { return (&buildOptions{}).renderer(env) }
 
 func newRestart(env Env) *cobra.Command {
 	o := &labOptions{}
@@ -211,7 +298,9 @@ are ready. Without a name it does so with all of them. The other machines go on.
 				return err
 			}
 			defer c.Close()
-			return fromSupervisor(c.Restart(cmd.Context(), args, event.Discard))
+			screen := progress(env)
+			defer screen.Close()
+			return fromSupervisor(c.Restart(cmd.Context(), args, screen))
 		},
 	}
 	o.flags(env, cmd)
@@ -235,16 +324,12 @@ func newStop(env Env) *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			for _, name := range args {
-				end := c.Stop
-				if kill {
-					end = c.Kill
-				}
-				if err := end(cmd.Context(), name); err != nil {
-					return fromSupervisor(err)
-				}
+			if kill {
+				return fromSupervisor(c.Kill(cmd.Context(), args))
 			}
-			return nil
+			screen := progress(env)
+			defer screen.Close()
+			return fromSupervisor(c.Stop(cmd.Context(), args, screen))
 		},
 	}
 	o.flags(env, cmd)
