@@ -249,7 +249,7 @@ machines:
 		t.Error("bert was not restarted")
 	}
 	l.in("dora", "ping -c 1 -W 5 anna")
-	l.fails(1, "exec", "carl", "--", "true")
+	l.fails(2, "exec", "carl", "--", "true")
 	served := l.start(t, call{dir: l.dir}, "exec", "anna", "--", "sh", "-c", "echo listens; nc -l -p 80 -e echo from anna")
 	served.out.expect(t, "listens")
 	conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), patience)
@@ -321,7 +321,7 @@ machines:
 			t.Errorf("%s: %+v", name, machines[name])
 		}
 	}
-	if e := l.fails(1, "exec", "never", "--", "true"); !strings.Contains(e, "does not run: it is failed") {
+	if e := l.fails(125, "exec", "never", "--", "true"); !strings.Contains(e, "does not run: it is failed") {
 		t.Error(e)
 	}
 	l.file("networks: {lan: }\nmachines: {a: {networks: [lan], after: [b]}, b: {networks: [lan], after: [a]}}\n")
@@ -349,7 +349,7 @@ func TestLabKilled(t *testing.T) {
 	if out := l.do("ps"); !strings.Contains(out, "dead") || !strings.Contains(out, "was killed") {
 		t.Error(out)
 	}
-	if e := l.fails(1, "exec", "anna", "--", "true"); !strings.Contains(e, "start it again with: wolffia up") {
+	if e := l.fails(125, "exec", "anna", "--", "true"); !strings.Contains(e, "start it again with: wolffia up") {
 		t.Error(e)
 	}
 	if out := l.do("logs", "anna"); !strings.Contains(out, "anna") {
