@@ -99,7 +99,7 @@ no container engine.`,
 		newRun(env, signals), newGDB(env, signals), newStrace(env, signals), newBuild(env), newExplain(env), newDoctor(env),
 		newUp(env), newDown(env), newRestart(env), newStop(env), newPs(env), newSSH(env, signals), newExec(env, signals), newCopy(env),
 		newConsole(env), newLogs(env), newCapture(env), newNet(env), newSSHConfig(env), newSupervise(env, signals),
-		newImage(env), newInit(env), newSchema(env), newCache(env), newVersion(env), newCompletion(env),
+		newImage(env), newInit(env), newImport(env), newSchema(env), newCache(env), newVersion(env), newCompletion(env),
 	)
 	root.SetHelpCommand(newHelp())
 	return root
