@@ -3,6 +3,7 @@
 //
 //	go run ./bench              everything
 //	go run ./bench run rebuild  only these
+//	go run ./bench soak         an hour of a lab that must not grow
 //
 // Nothing is installed: a benchmark whose tools are missing says which Debian
 // packages hold them. See README.md for the method.
@@ -74,6 +75,9 @@ func benchmarks() []benchmark {
 }
 
 func run(ctx context.Context, args []string, out, log io.Writer) error {
+	if len(args) > 0 && args[0] == "soak" {
+		return soak(ctx, args[1:], out, log)
+	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	b := &bench{log: log}
 	flags.IntVar(&b.n, "n", 5, "measurements of each side")
