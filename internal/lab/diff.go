@@ -107,6 +107,8 @@ func diffNetwork(old, new *Network) (Action, []string) {
 	note("gateway", old.NoGateway != new.NoGateway, ActionRestart)
 	note("router", old.Router != new.Router, ActionRestart)
 	note("routes", !reflect.DeepEqual(old.Routes, new.Routes), ActionRestart)
+	note("uplink", !reflect.DeepEqual(old.Uplink.told(), new.Uplink.told()), ActionRestart)
+	note("uplink", reflect.DeepEqual(old.Uplink.told(), new.Uplink.told()) && !reflect.DeepEqual(old.Uplink, new.Uplink), ActionChange)
 	note("vlans", !reflect.DeepEqual(old.VLANs, new.VLANs), ActionRestart)
 	note("dhcp", old.DHCP.Off != new.DHCP.Off, ActionRestart)
 	note("dhcp", old.DHCP.Off == new.DHCP.Off && !reflect.DeepEqual(old.DHCP, new.DHCP), ActionChange)

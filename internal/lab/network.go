@@ -26,6 +26,7 @@ type Network struct {
 	VLANs     map[int]*Network // what has an 802.1Q tag, by its number: networks of their own
 	Plugs     []Plug           // what else is plugged in
 	Ring      Size             // how much of the traffic is kept for captures
+	Uplink    *Uplink          // how it is joined with the host's own network; nil means not at all
 }
 
 // DHCP is how a network's gateway gives out addresses.
@@ -114,6 +115,9 @@ func segmentKeys() []key[Network] {
 			}},
 		{"restrict", "Close everything outside the network.", boolShape(),
 			func(d *decoder, n ast.Node, w *Network) { d.flag(n, "restrict", &w.Restrict) }},
+		{"uplink", "How it is joined with the host's own network, which wolffia up does: by a tap, or by a bridge. It takes a privilege, and the place of the gateway; see docs/hostnet.md. Of a VLAN: what the host has on the network's tap with that tag.",
+			objectShape(uplinkKeys()),
+			func(d *decoder, n ast.Node, w *Network) { w.Uplink = d.uplink(n) }},
 	}
 }
 

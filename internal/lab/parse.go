@@ -29,6 +29,18 @@ func Parse(name string, data []byte) (*Spec, error) {
 	return s, nil
 }
 
+// ErrorAt is a mistake that only the host shows in a file that [Parse] takes, such
+// as a folder that is not there. It is at the value that path leads to, from key
+// to key; an item of a list is its number, from 0.
+func ErrorAt(name string, data []byte, err error, path ...string) Errors {
+	d := &decoder{file: name}
+	at := &places{d: d, root: d.root(data)}
+	n := at.node(path...)
+	d.errs = nil
+	d.fail(n, "%s", err)
+	return d.errs
+}
+
 // places finds the node of a machine's key again, for errors about names that
 // only make sense once the whole file is read.
 type places struct {
@@ -44,10 +56,19 @@ func (p *places) fail(path []string, item int, format string, args ...any) {
 	p.d.fail(n, format, args...)
 }
 
-// node finds the value of the last key of path, or of the last that there is.
+// node finds the value of the last key of path, or of the last that there is. A
+// number is an item of a list, from 0.
 func (p *places) node(path ...string) ast.Node {
 	n := p.root
 	for _, step := range path {
+		if s, ok := n.(*ast.SequenceNode); ok {
+			i, err := strconv.Atoi(step)
+			if err != nil || i < 0 || i >= len(s.Values) {
+				break
+			}
+			n = s.Values[i]
+			continue
+		}
 		var next ast.Node
 		for _, e := range p.d.mapping(n, step) {
 			if e.name == step {
@@ -84,8 +105,10 @@ func (s *Spec) complete(at *places) {
 		}
 	}
 	for _, name := range s.NetworkNames() {
+		s.checkUplinks(s.Networks[name], at)
 		s.checkNetwork(s.Networks[name], at)
 	}
+	s.checkUplinkNames(at)
 	for _, name := range s.MachineNames() {
 		s.completeMachine(s.Machines[name], at)
 	}
@@ -121,6 +144,7 @@ func (s *Spec) completeMachine(m *Machine, at *places) {
 			at.fail(path("networks"), i, "machine %q is on network %q twice", m.Name, n)
 		}
 		seen[n] = true
+		s.settleCard(&m.Cards[i])
 	}
 	if a, b := s.clash(m); a != nil {
 		at.fail(path("networks"), 0, "machine %q is on networks %q and %q, which have the same addresses (%s and %s); give one another subnet",
@@ -218,6 +242,8 @@ func (s *Spec) checkAddresses(at *places) {
 				fail("%s is no address of a machine on network %q, %s", c.Addr, g.Name, g.Subnet)
 			case !g.NoGateway && (c.Addr == hostNumber(g.Subnet, 2) || c.Addr == hostNumber(g.Subnet, 3)):
 				fail("%s belongs to the gateway of network %q", c.Addr, g.Name)
+			case g.Uplink != nil && g.Uplink.Address == c.Addr:
+				fail("%s is the host's on network %q", c.Addr, g.Name)
 			case taken[key] != "":
 				fail("machines %q and %q both have %s", taken[key], name, c.Addr)
 			}

@@ -56,6 +56,7 @@ func Manual() []byte {
 	manual(&b, "A VLAN: `vlans: {NUMBER: {...}}`", segmentKeys())
 	manual(&b, "DHCP: `dhcp: {...}`", dhcpKeys())
 	manual(&b, "A route: `routes: [{...}]`", routeKeys())
+	manual(&b, "How a network is joined with the host's: `uplink: {...}`", uplinkKeys())
 	manual(&b, "A plug: `plugs: [{...}]`", plugKeys())
 	manual(&b, "A machine: `machines: {NAME: {...}}`", machineKeys())
 	manual(&b, "A network card: `networks: [{...}]` of a machine", cardKeys())
