@@ -135,7 +135,7 @@ func (d *dhcpServer) options(m *dhcpv4.DHCPv4, mac [6]byte) {
 	m.UpdateOption(dhcpv4.OptBroadcastAddress(lastAddr(c.Subnet).AsSlice()))
 	m.UpdateOption(dhcpv4.OptDomainName(c.Domain))
 	m.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionInterfaceMTU, binary.BigEndian.AppendUint16(nil, uint16(c.MTU))))
-	if o, ok := c.routesOption(); ok {
+	if o, ok := c.routesOption(m.YourIPAddr, m.ClientIPAddr); ok {
 		m.UpdateOption(o)
 	}
 	d.mu.Lock()

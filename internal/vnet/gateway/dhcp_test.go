@@ -367,3 +367,21 @@ func TestLiveChanges(t *testing.T) {
 	<-done
 	checkLeases(t, b.g.dhcp)
 }
+
+// Guests are told of networks behind others; who routes is not told that they
+// lie behind itself.
+func TestDHCPRoutes(t *testing.T) {
+	router := netip.MustParseAddr("10.0.2.17")
+	b := newBench(t, Config{
+		Routes:       []Route{{To: netip.MustParsePrefix("10.9.0.0/22"), Via: router}, {To: netip.MustParsePrefix("10.16.0.0/12"), Via: netip.MustParseAddr("10.0.2.18")}},
+		Reservations: []Reservation{{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 17}, Addr: router}},
+	})
+	o := b.dhcp(dhcpv4.MessageTypeDiscover, guestMAC)
+	if got, want := o.Options[121], "\x16\x0a\x09\x00\x0a\x00\x02\x11"+"\x0c\x0a\x10\x0a\x00\x02\x12"+"\x00\x0a\x00\x02\x02"; string(got) != want {
+		t.Errorf("a guest is told %q, want %q", got, want)
+	}
+	o = b.dhcp(dhcpv4.MessageTypeDiscover, [6]byte{2, 0, 0, 0, 0, 17})
+	if got, want := o.Options[121], "\x0c\x0a\x10\x0a\x00\x02\x12"+"\x00\x0a\x00\x02\x02"; string(got) != want {
+		t.Errorf("the router is told %q, want %q", got, want)
+	}
+}

@@ -3,7 +3,9 @@ package gateway
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 )
@@ -46,9 +48,10 @@ func (g *Gateway) behind(a netip.Addr) bool {
 	return false
 }
 
-// routesOption tells guests of the routes (RFC 3442). Those who read it leave
-// the router option aside, so the gateway itself is among them.
-func (c *Config) routesOption() (dhcpv4.Option, bool) {
+// routesOption tells a guest with these addresses of the routes (RFC 3442), but
+// for those that lead over itself. Who reads it leaves the router option aside,
+// so the gateway is among them.
+func (c *Config) routesOption(own ...net.IP) (dhcpv4.Option, bool) {
 	var b []byte
 	add := func(to netip.Prefix, via netip.Addr) {
 		a, v := to.Addr().As4(), via.As4()
@@ -57,7 +60,7 @@ func (c *Config) routesOption() (dhcpv4.Option, bool) {
 		b = binary.BigEndian.AppendUint32(b, binary.BigEndian.Uint32(v[:]))
 	}
 	for _, r := range c.Routes {
-		if r.Via.Is4() {
+		if r.Via.Is4() && !slices.ContainsFunc(own, func(a net.IP) bool { return a.Equal(r.Via.AsSlice()) }) {
 			add(r.To, r.Via)
 		}
 	}
