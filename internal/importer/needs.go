@@ -110,6 +110,9 @@ func (i *image) need() {
 			*list = slices.Compact(*list)
 		}
 	}
+	if i.has("frr") {
+		i.packages = append(i.packages, "libpam-modules") // which vtysh asks
+	}
 	extra := i.packages[min(len(i.packages), len(plainPackages)):]
 	slices.Sort(extra)
 	i.packages = slices.Compact(i.packages)

@@ -116,6 +116,9 @@ func (i *image) writeScripts(f *file) {
 	}
 	if i.has("frr") {
 		f.linef("      - {path: /etc/init.d/frr, link: /usr/lib/frr/frrinit.sh}")
+		for _, kind := range []string{"auth", "account", "password", "session"} { // vtysh asks PAM
+			f.linef("      - {path: /etc/pam.d/common-%s, content: \"%[1]s sufficient pam_rootok.so\\n%[1]s required pam_unix.so\\n\"}", kind)
+		}
 	}
 	if i.has("iptables") {
 		for _, name := range []string{"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"} {
