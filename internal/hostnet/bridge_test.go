@@ -216,6 +216,12 @@ func TestBridgeHelper(t *testing.T) {
 		if !errors.As(err, &u) || !strings.Contains(u.Fix, "apt-get install") {
 			t.Errorf("without a helper: %v", err)
 		}
+		if err := Probe(plan, Options{}); !errors.As(err, &u) || !strings.Contains(u.Fix, `echo "allow br0"`) {
+			t.Errorf("asked beforehand, without a line in bridge.conf: %v", err)
+		}
+		if err := Probe(pair(), Options{}); !errors.As(err, &u) || !strings.Contains(u.Why, "CAP_NET_ADMIN") {
+			t.Errorf("asked beforehand, a plan that needs more: %v", err)
+		}
 		_, err = Apply(pair(), options(t))
 		if !errors.As(err, &u) || !strings.Contains(u.Why, "CAP_NET_ADMIN") {
 			t.Errorf("a plan that needs more: %v", err)
@@ -225,6 +231,7 @@ func TestBridgeHelper(t *testing.T) {
 	must(t, os.WriteFile("/etc/qemu/bridge.conf", []byte("allow br0\n"), 0o644))
 	var live *Live
 	unprivilegedly(t, func() {
+		must(t, Probe(plan, Options{}))
 		var err error
 		live, err = Apply(plan, options(t))
 		must(t, err)

@@ -44,6 +44,36 @@ func (f *facts) link(name string) *hostLink {
 	return nil
 }
 
+// without takes out what a plan that is live has made, and gives uplinks back
+// what their bridges have of theirs.
+func (f *facts) without(p *Plan) {
+	ours := map[string]bool{}
+	for _, b := range p.Bridges {
+		ours[b.Name] = true
+		if b.UplinkVLAN != 0 {
+			ours[vlanName(b.Uplink, b.UplinkVLAN)] = true
+			continue
+		}
+		if up, bridge := f.link(b.Uplink), f.link(b.Name); up != nil && bridge != nil {
+			up.master = ""
+			up.addrs, up.routes, up.neighs = bridge.addrs, bridge.routes, bridge.neighs
+		}
+	}
+	for _, t := range p.Taps {
+		ours[t.Name] = !t.Given
+		for _, v := range t.VLANs {
+			ours[vlanName(t.Name, v.ID)] = true
+		}
+	}
+	f.links = slices.DeleteFunc(f.links, func(l hostLink) bool { return ours[l.name] })
+	for _, at := range p.faces() {
+		for i := range f.links {
+			l := &f.links[i]
+			l.neighs = slices.DeleteFunc(l.neighs, func(n neighbour) bool { return n.proxy() && slices.Contains(at.ProxyARP, n.IP) })
+		}
+	}
+}
+
 // hasPorts says whether there are interfaces in a bridge.
 func (f *facts) hasPorts(bridge *hostLink) bool {
 	return slices.ContainsFunc(f.links, func(l hostLink) bool { return l.master == bridge.name })

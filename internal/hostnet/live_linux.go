@@ -73,10 +73,19 @@ func (l *Live) Tap(name string) *wire.Tap { return l.actor.taps[name] }
 // drop what is forwarded, leases that nobody renews.
 func (l *Live) Warnings() []Warning { return l.warnings }
 
-// Commands gives the commands that do what Apply would do now, for a shell. It
+// Commands gives the commands that do what Apply would do now, for a shell; or
+// once old is undone, a plan that is live, unless it is the zero value. It
 // changes nothing, and asks for no privilege.
-func Commands(p Plan) ([]string, error) {
-	steps, _, err := prepare(&p)
+func Commands(p, old Plan) ([]string, error) {
+	if err := p.Check(); err != nil {
+		return nil, err
+	}
+	f, err := readFacts()
+	if err != nil {
+		return nil, err
+	}
+	f.without(&old)
+	steps, _, err := compile(&p, f)
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +94,27 @@ func Commands(p Plan) ([]string, error) {
 		out = append(out, s.commands()...)
 	}
 	return out, nil
+}
+
+// Probe finds what would keep Apply from beginning: a plan that can't be, on this
+// host or anywhere, or a missing privilege, which is a *host.UnsupportedError. It
+// leaves the host as it is.
+func Probe(p Plan, o Options) error {
+	if _, _, err := prepare(&p); err != nil {
+		return err
+	}
+	denied := privileged()
+	if denied == nil {
+		return nil
+	}
+	if !p.unprivileged() {
+		return denied
+	}
+	l, err := plugIn(&p, o, &actor{taps: map[string]*wire.Tap{}}, denied)
+	if err != nil {
+		return err
+	}
+	return l.Close()
 }
 
 func prepare(p *Plan) ([]step, []Warning, error) {

@@ -131,7 +131,7 @@ func TestCommands(t *testing.T) {
 		netns(t, name)
 		enter(t, name, func() {
 			busyWorld(t, name+"-out")
-			commands, err := Commands(everything())
+			commands, err := Commands(everything(), Plan{})
 			must(t, err)
 			before := snapshot(t)
 			if i == 0 {
@@ -159,6 +159,31 @@ func TestCommands(t *testing.T) {
 	}
 	if a, b := comparable(t, after[0]), comparable(t, after[1]); a != b {
 		t.Errorf("what the commands did and what Apply did differ:\n%s", difference(a, b))
+	}
+}
+
+// TestCommandsInstead has a plan live, and gives the commands for when it is no
+// more.
+func TestCommandsInstead(t *testing.T) {
+	if !apart(t) {
+		return
+	}
+	busyWorld(t, "out")
+	plan := everything()
+	plan.Bridges[0].Side = Side{}
+	must(t, Probe(plan, options(t)))
+	want, err := Commands(plan, Plan{})
+	must(t, err)
+	live, err := Apply(plan, options(t))
+	must(t, err)
+	defer live.Close()
+	if _, err := Commands(plan, Plan{}); err == nil || !strings.Contains(err.Error(), "exists already") {
+		t.Errorf("beside itself: %v", err)
+	}
+	got, err := Commands(plan, plan)
+	must(t, err)
+	if g, w := strings.Join(got, "\n"), strings.Join(want, "\n"); g != w {
+		t.Errorf("%s", difference(w+"\n", g+"\n"))
 	}
 }
 
