@@ -49,6 +49,9 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 	if o.kernel != "" {
 		m.Kernel = inDir(env.Dir, o.kernel)
 	}
+	if err := p.share(env, o.shares, m); err != nil {
+		return nil, err
+	}
 	img := p.imageFor(m)
 	if err := p.check(m, img); err != nil {
 		return nil, err
@@ -91,7 +94,7 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 	}
 	r.config = supervisor.Config{
 		Lab: p.Spec, Machine: m, Arch: r.kernel.Arch, Backend: backend, Kernel: kernelPath,
-		Image: r.image.Path, Modules: r.kernel.Modules, Console: console, Term: env.Getenv("TERM"),
+		Image: r.image.Path, Modules: r.kernel.Modules, Base: p.dir(env), Console: console, Term: env.Getenv("TERM"),
 		Dir: dir, Env: processEnv(env, dir), Patience: o.patience, Events: events,
 	}
 	if m.Root == lab.RootDisk {
@@ -240,6 +243,8 @@ func (p *project) check(m *lab.Machine, img *lab.Image) error {
 		return usagef("machine %q: User-Mode Linux has no firmware; use the backend qemu, or leave boot out", m.Name)
 	case m.Boot != lab.BootKernel && (m.Kernel != "" || len(m.Cmdline) > 0 || len(m.Modules) > 0):
 		return usagef("machine %q: firmware finds the kernel on the disk: kernel, cmdline and modules are the image's; leave them out, or boot", m.Name)
+	case m.Boot != lab.BootKernel && len(m.Shares) > 0:
+		return usagef("machine %q: boot %s has a system of its own, which mounts no shares; leave them out, or boot", m.Name, m.Boot)
 	case m.Type != lab.TypeDefault && (arch != "amd64" || m.Backend == lab.BackendUML):
 		return usagef("machine %q: type %s is a PC of QEMU's, for amd64", m.Name, m.Type)
 	case m.Type == lab.TypeMicroVM && m.Boot != lab.BootKernel:
@@ -268,11 +273,16 @@ func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image) (*
 	if m.Root == lab.RootDisk {
 		req.Optional = append(req.Optional, "ext4")
 	}
+	var sharing []string
+	if len(m.Shares) > 0 {
+		sharing = guest.Share.Modules
+	}
 	own := m.Kernel
 	if own == "" && build.IsPath(img.Kernel) {
 		own = img.Kernel
 	}
 	if own != "" {
+		req.Optional = append(req.Optional, sharing...) // it may have them built in, without saying so
 		k, err := p.builder.LocalKernel(ctx, inDir(p.builder.Dir, own), req)
 		if errors.Is(err, fs.ErrNotExist) && !errors.As(err, new(*kernel.NotBuiltError)) {
 			return nil, &usageError{err}
@@ -290,6 +300,7 @@ func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image) (*
 		return p.builder.UML(ctx, kernel.UMLSuites(host.New().XState()), slices.Concat(m.Modules, ipv6(m)))
 	}
 	req.Flavour = img.Kernel
+	req.Modules = slices.Concat(req.Modules, sharing) // the smallest kernel lacks them
 	return p.builder.Linux(ctx, req)
 }
 

@@ -67,6 +67,7 @@ type machinePlan struct {
 	Release   string   `json:"kernelRelease,omitempty"`
 	Initramfs []string `json:"initramfs,omitempty"`
 	Disks     []string `json:"disks,omitempty"`
+	Shares    []string `json:"shares,omitempty"` // folders of the host
 }
 
 type networkPlan struct {
@@ -144,6 +145,13 @@ func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []s
 	}
 	for _, d := range spec.Disks {
 		x.Machine.Disks = append(x.Machine.Disks, d.Path)
+	}
+	for i, s := range spec.Shares {
+		text := s.Path + " at " + m.Shares[i].To
+		if s.ReadOnly {
+			text += ", to read"
+		}
+		x.Machine.Shares = append(x.Machine.Shares, text)
 	}
 	for i := range m.Cards {
 		x.Networks = append(x.Networks, p.networkPlan(m, &m.Cards[i]))
@@ -363,6 +371,9 @@ func (x *explanation) show(env Env, asJSON bool) error {
 		}
 		for _, p := range m.Disks {
 			fmt.Fprintf(w, "  disk, of which it writes to a copy: %s\n", p)
+		}
+		for _, s := range m.Shares {
+			fmt.Fprintf(w, "  shared folder: %s\n", s)
 		}
 	}
 	for _, n := range x.Networks {

@@ -27,7 +27,9 @@ func noArgs(cmd *cobra.Command, args []string) error {
 // labFile is a parsed file, or the default lab where there is none.
 type labFile struct {
 	*lab.Spec
-	path string // absolute; empty for the default lab
+	path  string // absolute; empty for the default lab
+	title string // the path as the person gave it
+	text  []byte
 }
 
 // dir is the folder that the file's relative paths start from.
@@ -62,7 +64,7 @@ func readLab(env Env, flag string) (*labFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &labFile{Spec: spec, path: path}, nil
+	return &labFile{Spec: spec, path: path, title: name, text: data}, nil
 }
 
 // readBounded reads a file of at most limit bytes.

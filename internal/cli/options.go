@@ -228,6 +228,7 @@ type machineOptions struct {
 	kind     string
 	cmdline  []string
 	modules  []string
+	shares   []string
 	patience time.Duration
 }
 
@@ -247,6 +248,7 @@ func (o *machineOptions) flags(env Env, file *string, cmd *cobra.Command) {
 	f.StringVar(&o.kind, "type", "", "the kind of PC that QEMU makes: "+strings.Join(lab.Types(), " or "))
 	f.StringArrayVar(&o.cmdline, "cmdline", nil, "a further kernel parameter")
 	f.StringArrayVar(&o.modules, "module", nil, "a further kernel module to load at boot")
+	f.StringArrayVar(&o.shares, "share", nil, "show the machine a folder of the host: FOLDER:PLACE[:ro]")
 	f.DurationVar(&o.patience, "boot-timeout", supervisor.DefaultPatience, "how long a machine that boots may report no progress before it is given up")
 	complete(cmd, "memory", words("64M", "128M", "256M", "512M", "1G", "2G"))
 	complete(cmd, "network", fromLab(env, file, func(s *lab.Spec) []string { return append(s.NetworkNames(), "none") }))
@@ -254,7 +256,7 @@ func (o *machineOptions) flags(env Env, file *string, cmd *cobra.Command) {
 	complete(cmd, "boot", words(lab.Boots()...))
 	complete(cmd, "type", words(lab.Types()...))
 	complete(cmd, "root", words(lab.Roots()...))
-	for _, name := range []string{"subnet", "subnet6", "forward", "cmdline", "module", "boot-timeout"} {
+	for _, name := range []string{"subnet", "subnet6", "forward", "cmdline", "module", "share", "boot-timeout"} {
 		complete(cmd, name, words())
 	}
 }

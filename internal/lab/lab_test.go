@@ -54,6 +54,9 @@ func TestMistakes(t *testing.T) {
 		"bad memory":        {"machines:\n  alice: {memory: 12 bananas}\n", `f:2:19: "12 bananas" is no size; write one such as 64M or 2G`},
 		"little memory":     {"machines:\n  alice: {memory: 1K}\n", `f:2:19: memory 1K is too small for any Linux; give at least 1M`},
 		"much memory":       {"machines:\n  alice: {memory: 9000T}\n", `f:2:19: memory 9000T is impossible; give at most 1T`},
+		"share over root":   {"machines:\n  alice: {shares: [{from: a, to: //}]}\n", `f:2:34: a share does not go over the machine's root; give it a place such as /mnt`},
+		"share without to":  {"machines:\n  alice: {shares: [{from: a}]}\n", `f:2:20: a share needs a folder of the host (from) and a place in the machine (to)`},
+		"shares at a place": {"machines:\n  alice: {shares: [{from: a, to: /m}, {from: b, to: /m}]}\n", `f:2:39: two shares are at /m`},
 		"unknown image":     {"images: {base: }\nmachines:\n  alice: {image: bsae}\n", `f:3:18: unknown image "bsae"; did you mean "base"?`},
 		"unknown network":   {"networks: {lan: }\nmachines:\n  alice: {networks: [lan, lna]}\n", `f:3:27: unknown network "lna"; did you mean "lan"?`},
 		"network twice":     {"networks: {lan: }\nmachines:\n  alice: {networks: [lan, lan]}\n", `f:3:27: machine "alice" is on network "lan" twice`},
@@ -183,4 +186,36 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestErrorAt(t *testing.T) {
+	text := []byte("machines:\n  alice:\n    shares: [{from: a, to: /a}, {from: b, to: /b}]\n")
+	if _, err := Parse("f", text); err != nil {
+		t.Fatal(err)
+	}
+	for want, path := range map[string][]string{
+		"f:3:40: it is gone": {"machines", "alice", "shares", "1", "from"},
+		"f:3:33: it is gone": {"machines", "alice", "shares", "1"},
+		"f:3:13: it is gone": {"machines", "alice", "shares", "2", "from"}, // as far as that goes
+	} {
+		if got := ErrorAt("f", text, errors.New("it is gone"), path...).Error(); got != want {
+			t.Errorf("%v: %q, want %q", path, got, want)
+		}
+	}
+}
+
+func TestParseShare(t *testing.T) {
+	for text, want := range map[string]Share{
+		"src:/mnt":       {From: "src", To: "/mnt"},
+		"/a:b/c:/mnt:ro": {From: "/a:b/c", To: "/mnt", ReadOnly: true},
+	} {
+		if got, err := ParseShare(text); err != nil || got != want {
+			t.Errorf("%q: %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "src", ":/mnt", "src:", "src:mnt", "src:/mnt:rw", "src:/a/../b", "src:/a b"} {
+		if got, err := ParseShare(text); err == nil {
+			t.Errorf("%q: %+v", text, got)
+		}
+	}
 }

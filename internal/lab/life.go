@@ -96,10 +96,27 @@ func shareKeys() []key[Share] {
 // parseShareTarget reads a path that the machine's shell takes as it is.
 func parseShareTarget(s string) (string, error) {
 	p, err := parsePath(s)
+	if err == nil && strings.Trim(p, "/") == "" {
+		err = fmt.Errorf("a share does not go over the machine's root; give it a place such as /mnt")
+	}
 	if err == nil && strings.Trim(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_.-") != "" {
 		err = fmt.Errorf("path %q of a share: letters, digits, slashes, dots, dashes and underscores are needed", s)
 	}
 	return p, err
+}
+
+// ParseShare reads "FOLDER:PLACE[:ro]", as in "./src:/mnt/src:ro".
+func ParseShare(s string) (Share, error) {
+	rest, readOnly := strings.CutSuffix(s, ":ro")
+	at := strings.LastIndexByte(rest, ':')
+	if at <= 0 || at == len(rest)-1 {
+		return Share{}, fmt.Errorf("share %q is no folder of the host and a place in the machine; write it as ./src:/mnt/src, or ./src:/mnt/src:ro", s)
+	}
+	to, err := parseShareTarget(rest[at+1:])
+	if err != nil {
+		return Share{}, fmt.Errorf("share %q: %w", s, err)
+	}
+	return Share{From: rest[:at], To: to, ReadOnly: readOnly}, nil
 }
 
 func (d *decoder) shares(n ast.Node) (out []Share) {
@@ -109,6 +126,9 @@ func (d *decoder) shares(n ast.Node) (out []Share) {
 		object(d, item, "a share", shareKeys(), &s)
 		if len(d.errs) == before && (s.From == "" || s.To == "") {
 			d.fail(item, "a share needs a folder of the host (from) and a place in the machine (to)")
+		}
+		if slices.ContainsFunc(out, func(other Share) bool { return other.To == s.To && s.To != "" }) {
+			d.fail(item, "two shares are at %s", s.To)
 		}
 		out = append(out, s)
 	}

@@ -40,6 +40,7 @@ type Config struct {
 	Paused   bool     // the kernel waits for a debugger: see machine.GDBServer
 	Cmdline  []string // kernel parameters, before the machine's own
 	Modules  string   // path of a cpio archive with kernel modules; may be empty
+	Base     string   // the machine's shares that are relative start here
 	Console  rootfs.Console
 	Term     string        // the kind of terminal that shows the console
 	Dir      string        // existing private folder; the caller removes it
@@ -69,6 +70,18 @@ const sshPort = 22
 
 // cardName is what a machine calls its n-th network card.
 func cardName(n int) string { return fmt.Sprintf("eth%d", n) }
+
+// shareTag is what a machine's n-th shared folder is called between its backend
+// and its init.
+func shareTag(n int) string { return fmt.Sprintf("share%d", n) }
+
+// under is a path that starts at base, unless it is absolute.
+func under(base, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(base, path)
+}
 
 // Guest is one machine that was started, from its first instruction to its end.
 type Guest struct {
@@ -157,6 +170,9 @@ func (s *Guest) standalone() machine.Spec {
 		card := &m.Cards[i]
 		spec.NICs = append(spec.NICs, machine.NIC{MAC: c.Lab.CardMAC(m, card), MTU: c.Lab.Networks[card.Network].MTU})
 	}
+	for i, x := range m.Shares {
+		spec.Shares = append(spec.Shares, machine.Share{Tag: shareTag(i), Path: under(c.Base, x.From), ReadOnly: x.ReadOnly})
+	}
 	return spec
 }
 
@@ -198,6 +214,11 @@ func (s *Guest) identity() (string, error) {
 		return "", fmt.Errorf("make a seed: %w", err)
 	}
 	s.network(&id)
+	for i, x := range m.Shares {
+		id.Shares = append(id.Shares, rootfs.Share{
+			Tag: shareTag(i), Type: guest.Share.Type, To: x.To, Options: guest.Share.Options(shareTag(i)), ReadOnly: x.ReadOnly,
+		})
+	}
 	t, err := rootfs.Identity(id)
 	if err != nil {
 		return "", err

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -150,8 +149,8 @@ func (p *plan) gateway(g *lab.Network, mtu int, events event.Sink) (gateway.Conf
 // dhcp is what a gateway tells by DHCP.
 func (p *plan) dhcp(g *lab.Network) (gateway.DHCP, error) {
 	d := gateway.DHCP{First: g.DHCP.First, Last: g.DHCP.Last, NextServer: g.DHCP.NextServer, BootFile: g.DHCP.BootFile}
-	if d.TFTP = g.DHCP.TFTP; d.TFTP != "" && !filepath.IsAbs(d.TFTP) {
-		d.TFTP = filepath.Join(p.base, d.TFTP)
+	if g.DHCP.TFTP != "" {
+		d.TFTP = under(p.base, g.DHCP.TFTP)
 	}
 	for name, value := range g.DHCP.Options {
 		code, err := optionCode(name)

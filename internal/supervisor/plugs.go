@@ -20,11 +20,7 @@ const dialPatience = 10 * time.Second
 // paths start at base.
 func (n *network) openPlugs(base string, events event.Sink) error {
 	for _, p := range n.description().Plugs {
-		path := p.Path
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(base, path)
-		}
-		c, err := n.openPlug(p, path, events)
+		c, err := n.openPlug(p, under(base, p.Path), events)
 		if err != nil {
 			return fmt.Errorf("network %s: plug %s %s: %w", n.name, p.Kind, p.Path, err)
 		}

@@ -1,0 +1,59 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"wolffia/internal/lab"
+)
+
+// share has a machine see the folders of --share, besides those of the file, and
+// looks whether all of them are there.
+func (p *project) share(env Env, flags []string, m *lab.Machine) error {
+	if err := p.checkShares(env, m); err != nil {
+		return err
+	}
+	for _, text := range flags {
+		s, err := lab.ParseShare(text)
+		if err != nil {
+			return &usageError{err}
+		}
+		s.From = inDir(env.Dir, s.From)
+		if err := wantFolder(s.From); err != nil {
+			return usagef("share %s: %w", text, err)
+		}
+		for _, other := range m.Shares {
+			if other.To == s.To {
+				return usagef("share %s: %s is at %s already", text, other.From, other.To)
+			}
+		}
+		m.Shares = append(m.Shares, s)
+	}
+	return nil
+}
+
+// checkShares looks whether the folders that the file gives a machine are there.
+func (l *labFile) checkShares(env Env, m *lab.Machine) error {
+	for i, s := range m.Shares {
+		if err := wantFolder(inDir(l.dir(env), s.From)); err != nil {
+			return lab.ErrorAt(l.title, l.text, err, "machines", m.Name, "shares", strconv.Itoa(i), "from")
+		}
+	}
+	return nil
+}
+
+func wantFolder(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("there is no folder %s", path)
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return fmt.Errorf("%s is no folder", path)
+	}
+	return nil
+}
