@@ -196,13 +196,14 @@ func (r *reader) fail(file string, line int, format string, args ...any) {
 }
 
 func (r *reader) warn(file string, line int, format string, args ...any) {
-	switch len(r.warnings) {
-	case maxWarnings:
+	w := Warning{r.shown(file), line, fmt.Sprintf(format, args...)}
+	switch {
+	case len(r.warnings) == maxWarnings, slices.Contains(r.warnings, w): // once is enough for what several machines have in common
 		return
-	case maxWarnings - 1:
-		format, args = "there is more that can't be carried over", nil
+	case len(r.warnings) == maxWarnings-1:
+		w.Text = "there is more that can't be carried over"
 	}
-	r.warnings = append(r.warnings, Warning{r.shown(file), line, fmt.Sprintf(format, args...)})
+	r.warnings = append(r.warnings, w)
 }
 
 // read gives a file of the lab; ok is false where there is none. Anything else

@@ -210,7 +210,7 @@ func (k *katharaLab) option(m *machine, name, value string, line int) {
 		case shortName(from) == "base" && strings.HasPrefix(from, "kathara/"):
 			k.warn(k.conf, line, "machine %q: Debian packages in the place of Kathará's default image, %s", m.title, value)
 		default:
-			m.image = from
+			m.image, m.imageAt = from, line
 		}
 	case "mem":
 		k.memory(m, value, line, left)
@@ -246,7 +246,7 @@ func (k *katharaLab) option(m *machine, name, value string, line int) {
 		}
 	case "shell":
 		if path.IsAbs(value) && strings.Trim(value, pathLetters) == "" {
-			m.shell = value
+			m.shell, m.shellAt = value, line
 		} else {
 			left("this is no path of a shell")
 		}

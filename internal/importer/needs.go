@@ -24,7 +24,6 @@ var packagesOf = map[string]string{
 	"pimd": "pimd", "python3": "python3", "radvd": "radvd", "rndc": "bind9", "scp": "openssh-client", "smcroute": "smcroute",
 	"socat": "socat", "ssh": "openssh-client", "ssh-keygen": "openssh-client", "sshd": "openssh-server", "tcpdump": "tcpdump",
 	"tcpreplay": "tcpreplay", "tshark": "tshark", "vtysh": "frr", "wg": "wireguard-tools", "wg-quick": "wireguard-tools",
-	"zebra": "frr",
 }
 
 // modulesOf names the kernel modules behind a command, or behind the kind of an
@@ -40,12 +39,18 @@ var modulesOf = map[string][]string{
 	"mode tun": {"tun"}, "root htb": {"sch_htb"}, "root netem": {"sch_netem"}, "root tbf": {"sch_tbf"}, "encap mpls": {"mpls_router", "mpls_iptunnel"},
 }
 
-// filtering are commands that the kernel of User-Mode Linux has no modules for,
-// with those that they need of Debian's ordinary kernel.
-var filtering = map[string][]string{
+// demanding are commands that the kernel of User-Mode Linux has no modules for,
+// with those that they need of Debian's ordinary kernel; and what its network
+// cards can't do.
+var demanding = map[string][]string{
 	"iptables": netfilter, "iptables-restore": netfilter, "ip6tables": netfilter, "ip6tables-restore": netfilter,
-	"nft": netfilter, "wg": {"wireguard"}, "wg-quick": {"wireguard"},
+	"nft": netfilter, "wg": {"wireguard"}, "wg-quick": {"wireguard"}, "type wireguard": {"wireguard"},
+	ifaceDown: nil,
 }
+
+// ifaceDown notes that an interface is taken down, after which User-Mode Linux
+// can't bring it up again.
+const ifaceDown = "an interface that is taken down"
 
 var netfilter = []string{
 	"nf_tables", "nft_compat", "nft_chain_nat", "nft_ct", "nft_masq", "nft_nat", "nft_limit", "nft_log", "nft_reject_inet",
@@ -87,6 +92,9 @@ func (m *machine) usesWords(words []string) {
 		}
 		m.used[words[i]+" "+w] = true
 	}
+	if (command == "ip" || command == "ifconfig") && slices.Contains(words, "down") || command == "ifdown" {
+		m.used[ifaceDown] = true
+	}
 }
 
 // need finds out which packages the image has to have, and which modules.
@@ -100,12 +108,12 @@ func (i *image) need() {
 				i.packages = append(i.packages, p)
 			}
 			m.modules = append(m.modules, modulesOf[word]...)
-			if filter := filtering[word]; filter != nil {
-				m.modules = append(m.modules, filter...)
-				m.filters = append(m.filters, word)
+			if modules, ok := demanding[word]; ok {
+				m.modules = append(m.modules, modules...)
+				m.demands = append(m.demands, word)
 			}
 		}
-		for _, list := range []*[]string{&m.modules, &m.filters} {
+		for _, list := range []*[]string{&m.modules, &m.demands} {
 			slices.Sort(*list)
 			*list = slices.Compact(*list)
 		}

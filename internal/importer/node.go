@@ -144,7 +144,7 @@ func (c *clabLab) option(m *machine, p pair) {
 			left("this is no container image; it starts from Debian packages")
 			return
 		}
-		m.image = from
+		m.image, m.imageAt = from, p.line
 	case "memory":
 		limit, err := lab.ParseSize(strings.ReplaceAll(s, " ", ""))
 		if err != nil {
@@ -288,7 +288,7 @@ func (c *clabLab) bind(m *machine, v *value) {
 		c.warn(c.file, line, "machine %q: bind %.80q is of the host's own kernel; left out", m.title, s)
 		return
 	}
-	c.warn(c.file, line, "machine %q: %s is a copy of %s, as it was when the image was built", m.title, f[1], f[0])
+	c.warn(c.file, line, "%s is a copy of %s, as it was when the image was built", f[1], f[0])
 	m.layers = slices.DeleteFunc(m.layers, func(l layer) bool { return l.to == f[1] })
 	m.layers = append(m.layers, layer{host, f[1]})
 }

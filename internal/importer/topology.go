@@ -1,6 +1,7 @@
 package importer
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -40,6 +41,7 @@ type machine struct {
 	line  int
 
 	image    string // of a registry; empty means Debian's packages
+	imageAt  int    // the line that says so
 	memory   lab.Size
 	cards    []card
 	after    []string // titles
@@ -48,7 +50,8 @@ type machine struct {
 	layers   []layer // that lie under /hostlab/NAME
 	startup  bool    // it has a startup file
 	shared   bool    // all machines have one
-	shell    string
+	shell    string  // of root; empty means the image's own
+	shellAt  int
 	managed  bool   // it has a card on a management network
 	address  string // there
 
@@ -56,8 +59,9 @@ type machine struct {
 	before   []string        // lines of the boot script, before the startup files
 	commands []string        // and after them
 	used     map[string]bool // commands, and kinds of interfaces
-	modules  []string        // of the kernel, and the commands that need an ordinary one
-	filters  []string
+	modules  []string        // of the kernel
+	demands  []string        // what the kernel of User-Mode Linux can't do
+	renames  bool            // a card is not called eth0, eth1 and so on
 }
 
 func newMachine(title, file string, line int) *machine {
@@ -138,7 +142,7 @@ func (m *machine) checkCards(r *reader) {
 			renames = append(renames, at, c.iface)
 		}
 	}
-	if len(renames) > 0 {
+	if m.renames = len(renames) > 0; m.renames {
 		m.before = append([]string{shell(append([]string{"rename"}, renames...)...)}, m.before...)
 	}
 }
@@ -189,7 +193,7 @@ func (t *topology) plan(r *reader) {
 	for _, m := range t.machines {
 		from := m.image
 		if from != "" && r.o.Debian {
-			r.warn(m.file, m.line, "machine %q: Debian packages in the place of image %s", m.title, from)
+			r.warn(m.file, m.imageAt, "machine %q: Debian packages in the place of image %s", m.title, from)
 			from = ""
 		}
 		i := byFrom[from]
@@ -204,7 +208,7 @@ func (t *topology) plan(r *reader) {
 		}
 		i.machines = append(i.machines, m)
 		if i.shell != m.shell {
-			r.warn(m.file, m.line, "machine %q: the shell is the same for all machines of image %s: %s", m.title, i.name, orNone(i.shell))
+			r.warn(m.file, cmp.Or(m.shellAt, m.line), "machine %q: the shell is the same for all machines of image %s: %s", m.title, i.name, orNone(i.shell))
 		}
 		if m.memory == 0 {
 			m.memory = plainMemory
@@ -215,6 +219,11 @@ func (t *topology) plan(r *reader) {
 	}
 	for _, i := range t.images {
 		i.need()
+		for _, m := range i.machines {
+			if i.from == "" && (m.used["zebra"] || m.used["quagga"]) {
+				r.warn(m.file, m.line, "machine %q starts quagga, which Debian has no more; its successor frr reads /etc/frr/daemons and /etc/frr/frr.conf", m.title)
+			}
+		}
 	}
 }
 

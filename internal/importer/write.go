@@ -15,6 +15,8 @@ import (
 var (
 	//go:embed files/lab
 	bootHead string
+	//go:embed files/rename
+	bootRename string
 	//go:embed files/rest
 	bootRest string
 	//go:embed files/systemctl
@@ -58,7 +60,7 @@ func (t *topology) writeImage(f *file, i *image) {
 		f.linef("    # What the container image starts by itself (its entrypoint) is not started.")
 		f.linef("    from: %s", text(i.from))
 	} else {
-		f.linef("    # Commands of the lab that are in none of these packages: add what is missing.")
+		f.linef("    # The usual tools, and what the startup files call. Add what else is needed.")
 		f.linef("    packages: [%s]", strings.Join(i.packages, ", "))
 		f.linef("    deps: elf")
 	}
@@ -105,6 +107,9 @@ func (t *topology) writeFiles(f *file, m *machine) {
 func (i *image) writeScripts(f *file) {
 	var b strings.Builder
 	b.WriteString("#!/bin/sh\n" + bootHead)
+	if slices.ContainsFunc(i.machines, func(m *machine) bool { return m.renames }) {
+		b.WriteString(bootRename)
+	}
 	i.perMachine(&b, "before", "before the startup files", func(m *machine) []string { return m.before })
 	i.perMachine(&b, "after", "after them", func(m *machine) []string { return m.commands })
 	b.WriteString(bootRest)
@@ -202,8 +207,8 @@ func (t *topology) writeMachine(f *file, m *machine) {
 	i := t.images[slices.IndexFunc(t.images, func(i *image) bool { return slices.Contains(i.machines, m) })]
 	f.linef("  %s:", m.name)
 	f.linef("    image: %s", i.name)
-	if len(m.filters) > 0 {
-		f.linef("    backend: qemu # %s needs modules that User-Mode Linux's kernel lacks", strings.Join(m.filters, ", "))
+	if len(m.demands) > 0 {
+		f.linef("    backend: qemu # User-Mode Linux can't do all that this needs: %s", strings.Join(m.demands, ", "))
 	}
 	f.linef("    memory: %s", m.memory)
 	if i.from != "" {
