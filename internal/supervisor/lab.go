@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"wolffia/internal/event"
+	"wolffia/internal/hostnet"
 	"wolffia/internal/lab"
 )
 
@@ -24,6 +25,9 @@ type LabConfig struct {
 	// Dirs of plugs and shares that are relative start here.
 	Base   string
 	Events event.Sink
+	// Host says where it is kept what networks with an uplink change of the
+	// host's own; without a Journal they are not joined.
+	Host hostnet.Options
 }
 
 // Lab is the machines and networks of one file while they run. All methods may
@@ -35,6 +39,7 @@ type Lab struct {
 	cancel context.CancelFunc
 	starts chan struct{} // a token for each machine that may boot at the same time
 
+	host     hostSide
 	applying chan struct{} // holds a token of Apply's, so that changes don't mix
 
 	mu      sync.Mutex
@@ -56,6 +61,7 @@ func Open(cfg LabConfig) *Lab {
 		cfg: cfg, events: event.Or(cfg.Events), starts: make(chan struct{}, atOnce()), applying: make(chan struct{}, 1),
 		nets: networks{}, spoilt: map[string]bool{}, members: map[string]*member{}, hubs: map[string]*hub{},
 	}
+	l.host = hostSide{options: cfg.Host, name: hostName(cfg.Dir)}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
@@ -78,6 +84,9 @@ func (l *Lab) Apply(ctx context.Context, spec *lab.Spec) error {
 	}
 	steps := l.withSpoilt(lab.Diff(l.Spec(), spec), spec)
 	// First what can fail without anything being lost.
+	if err := l.host.probe(spec); err != nil {
+		return err
+	}
 	prepared, err := l.prepare(ctx, spec)
 	if err != nil {
 		return err
@@ -202,18 +211,32 @@ func (l *Lab) rewire(spec *lab.Spec, steps []lab.Step) error {
 	old := l.spec
 	l.spec, l.plan = spec, p
 	l.mu.Unlock()
+	err := l.leaveHost(old, spec, p, steps)
+	if err == nil {
+		err = l.rewireAll(spec, p, steps)
+	}
+	if err == nil {
+		err = l.enterHost(p)
+	}
+	if err != nil {
+		l.undo(old, steps)
+		l.rejoinHost()
+	}
+	return err
+}
+
+// rewireAll does the steps that are about networks.
+func (l *Lab) rewireAll(spec *lab.Spec, p *plan, steps []lab.Step) error {
 	for _, s := range steps {
 		if s.Kind != "network" {
 			continue
 		}
 		if err := l.rewireOne(spec.Networks[s.Name], p, s); err != nil {
-			l.undo(old, steps)
 			return err
 		}
 	}
 	for _, name := range spec.NetworkNames() {
 		if err := l.network(name).update(spec.Networks[name], p); err != nil {
-			l.undo(old, steps)
 			return err
 		}
 	}
@@ -416,8 +439,9 @@ func (l *Lab) named(names []string) (out []*member, err error) {
 }
 
 // Close ends every machine, those that are up cleanly as long as ctx lasts, and
-// frees everything.
-func (l *Lab) Close(ctx context.Context) {
+// frees everything. The error is what could not be undone on the host's own
+// network.
+func (l *Lab) Close(ctx context.Context) error {
 	l.cancel()      // which asks all to end, and lets nobody begin
 	_ = l.Stop(ctx) // no name is wrong, and who is left is killed
 	l.applying <- struct{}{}
@@ -434,7 +458,9 @@ func (l *Lab) Close(ctx context.Context) {
 	for _, h := range hubs {
 		h.close()
 	}
+	err := l.host.close(nets)
 	nets.close()
+	return err
 }
 
 // ClosedError is a lab that is going down, or has gone.

@@ -66,6 +66,9 @@ func newPlan(spec *lab.Spec, only *lab.Machine) *plan {
 // reserved are addresses that no machine gets by itself.
 func reserved(g *lab.Network) map[netip.Addr]bool {
 	taken := map[netip.Addr]bool{}
+	if g.Uplink != nil {
+		taken[g.Uplink.Address] = true
+	}
 	if !g.NoGateway {
 		cfg := gateway.Config{Subnet: g.Subnet}
 		taken[cfg.Gateway()], taken[cfg.DNS()] = true, true
@@ -194,6 +197,9 @@ func (p *plan) names(g *lab.Network) map[string][]netip.Addr {
 
 // reservations are the addresses of the machines that are on a segment.
 func (p *plan) reservations(g *lab.Network) (out []gateway.Reservation) {
+	if g.Uplink != nil && g.Uplink.Address.IsValid() { // nobody's lease
+		out = append(out, gateway.Reservation{MAC: lab.MAC(p.spec.Name, "", g.Name), Addr: g.Uplink.Address})
+	}
 	for _, m := range p.machines {
 		for i := range m.Cards {
 			c := &m.Cards[i]
@@ -252,6 +258,9 @@ func (s *Guest) network(id *rootfs.IdentityConfig) {
 		id.V6 = id.V6 || !g.NoGateway && at.v4.IsValid()
 		alone = alone && (g.NoGateway || !at.v4.IsValid())
 		nic.Routes = p.routes(m, g)
+		if g.Uplink != nil && len(id.DNS) == 0 {
+			id.DNS = g.Uplink.DNS
+		}
 		id.NICs = append(id.NICs, nic)
 	}
 	if !alone {
@@ -270,6 +279,7 @@ func (p *plan) routes(m *lab.Machine, g *lab.Network) (out []rootfs.Route) {
 			out = append(out, rootfs.Route{Via: via})
 		}
 	}
+	out = append(out, p.overHost(m, g)...)
 	for _, r := range g.Routes {
 		if r.Via != m.Name {
 			out = append(out, p.ways(r, g)...)

@@ -44,6 +44,7 @@ func (s *Session) open(cfg Config) error {
 		spec := cfg.Lab.Networks[cfg.Machine.Cards[i].Network]
 		n := newNetwork(spec, networkOptions{})
 		s.nets[spec.Name] = n
+		noUplink(spec, cfg.Events)
 		if err := n.openGateways(plan, cfg.Events); err != nil {
 			return err
 		}
