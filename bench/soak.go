@@ -47,6 +47,9 @@ func soak(ctx context.Context, args []string, out, log io.Writer) error {
 	s := &soakLab{bench: b, start: time.Now(), watch: newWatch(*length)}
 	defer s.close()
 	err = s.run(ctx, *length)
+	if err != nil && s.api != nil {
+		s.explain()
+	}
 	s.report(out, err)
 	return err
 }
@@ -93,7 +96,7 @@ images:
     deps: elf
     files: [{from: ./peer, to: /usr/bin/peer}]
 networks:
-  lan: {routes: [{to: 10.9.0.0/24, via: router}]}
+  lan: {routes: [{to: far, via: router}]}
   far: {subnet: 10.9.0.0/24, router: router}
 machines:
   anna: {memory: 64M, networks: [lan], forwards: ["%s:7000"]}
@@ -133,6 +136,23 @@ func (s *soakLab) run(ctx context.Context, length time.Duration) error {
 		}
 	}
 	return nil
+}
+
+// explain shows what kernels said last, and what the supervisor noted.
+func (s *soakLab) explain() {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	machines, err := s.api.Machines(ctx)
+	if err != nil {
+		fmt.Fprintln(s.log, err)
+	}
+	for _, m := range machines {
+		said, err := s.in(ctx, m.Name, "dmesg | tail -n 20; free")
+		if err != nil {
+			said += err.Error()
+		}
+		fmt.Fprintf(s.log, "--- %s, %s, %s\n%s\n", m.Name, m.State, m.Error, said)
+	}
 }
 
 // up starts the lab.
@@ -212,7 +232,7 @@ func (s *soakLab) serve(ctx context.Context, machine string) error {
 	s.tasks.Go(func() {
 		defer c.Close()
 		st, err := c.Run(ctx, access.Command{Argv: []string{"peer", "serve", ":7000"}, Stdout: said, Stderr: said})
-		s.fail(fmt.Errorf("%s does not serve any more: %w, status %d", machine, err, st.Code))
+		s.fail(fmt.Errorf("%s does not serve any more: %w", machine, errors.Join(err, fmt.Errorf("status %d", st.Code))))
 	})
 	select {
 	case <-serving:
