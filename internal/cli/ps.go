@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"wolffia/internal/api"
+	"wolffia/internal/event"
 	"wolffia/internal/supervisor"
 )
 
@@ -70,7 +71,13 @@ func (o *labOptions) statuses(ctx context.Context, env Env) ([]labStatus, error)
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
 		}
-		out = append(out, d.status(ctx, info))
+		s := d.status(ctx, info)
+		if s.Dead {
+			if err := recoverHost(d, event.Discard); err != nil {
+				s.Error = err.Error()
+			}
+		}
+		out = append(out, s)
 	}
 	return out, nil
 }
@@ -107,7 +114,9 @@ func showLabs(env Env, labs []labStatus) error {
 			fmt.Fprintf(w, "%s\t-\tdead\t-\t-\t-\t-\t-\n", l.Name)
 			notes = append(notes, (&deadError{l.Info}).Error())
 		}
-		if l.Error != "" {
+		if l.Error != "" && l.Dead {
+			notes = append(notes, l.Error)
+		} else if l.Error != "" {
 			fmt.Fprintf(w, "%s\t-\tunknown\t-\t-\t-\t-\t-\n", l.Name)
 			notes = append(notes, l.Error)
 		}

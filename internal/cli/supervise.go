@@ -107,6 +107,7 @@ func (s *supervise) run(ctx context.Context, name, file string) error {
 	}
 	s.lab = supervisor.Open(supervisor.LabConfig{
 		Dir: s.dir.path, Base: filepath.Dir(file), Prepare: s.prepare, Events: event.Func(s.emit),
+		Host: s.dir.host(),
 	})
 	idle := make(chan struct{})
 	s.idle = time.AfterFunc(idlePatience, func() { close(idle) })
@@ -123,7 +124,7 @@ func (s *supervise) run(ctx context.Context, name, file string) error {
 		case <-ctx.Done(): // a signal: as if it had been taken down
 		case <-idle:
 		}
-		s.shut()
+		err = s.shut()
 	}
 	server.Close()
 	s.dir.forget()
@@ -268,18 +269,18 @@ const downPatience = 30 * time.Second
 
 // down implements [api.Handlers].
 func (s *supervise) down(ctx context.Context, volumes bool) error {
-	s.shut()
+	err := s.shut()
 	defer s.dir.forget() // before anybody hears that it is done
 	if volumes {
-		return s.dir.dropDisks()
+		err = errors.Join(err, s.dir.dropDisks())
 	}
-	return nil
+	return err
 }
 
-func (s *supervise) shut() {
+func (s *supervise) shut() error {
 	ctx, cancel := context.WithTimeout(context.Background(), downPatience)
 	defer cancel()
-	s.lab.Close(ctx)
+	return s.lab.Close(ctx)
 }
 
 // startSupervisor starts the process behind a lab, and waits until it answers.

@@ -32,7 +32,7 @@ func newUp(env Env) *cobra.Command {
 the background, and waits until every machine is ready. When the lab is up already,
 only what the file says anew is done: machines that are the same run on, links and
 forwards change in place, and what has stopped or failed starts again. --dry-run shows
-what would be done.
+what would be done, to the host's own network as commands of ip, sysctl and nft.
 
 A process of its own, the supervisor, owns the lab until wolffia down. Machines
 that failed don't stop the others; wolffia ps shows them, wolffia logs why.`,
@@ -78,7 +78,7 @@ func (o *upOptions) run(ctx context.Context, env Env) error {
 		return usagef("the lab of this file is up as %q, and the file calls it %q now; end that one first: wolffia down", info.Name, l.Name)
 	}
 	if o.dryRun {
-		return o.show(ctx, env, c, l.Spec)
+		return o.show(ctx, env, c, d, l.Spec)
 	}
 	screen := o.renderer(env)
 	defer screen.Close()
@@ -182,7 +182,7 @@ func fromSupervisor(err error) error {
 }
 
 // show prints the plan.
-func (o *upOptions) show(ctx context.Context, env Env, c *api.Client, now *lab.Spec) error {
+func (o *upOptions) show(ctx context.Context, env Env, c *api.Client, d labDir, now *lab.Spec) error {
 	var before *lab.Spec
 	var machines []supervisor.MachineStatus
 	if c != nil {
@@ -195,7 +195,10 @@ func (o *upOptions) show(ctx context.Context, env Env, c *api.Client, now *lab.S
 			return fromSupervisor(err)
 		}
 	}
-	steps := revived(lab.Diff(before, now), machines)
+	steps, err := d.withHost(revived(lab.Diff(before, now), machines), before, now)
+	if err != nil {
+		return err
+	}
 	if o.json {
 		return writeJSON(env.Stdout, steps)
 	}
