@@ -134,6 +134,10 @@ func (i *image) writeScripts(f *file) {
 
 // perMachine writes a shell function with the lines of each machine.
 func (i *image) perMachine(b *strings.Builder, name, when string, lines func(*machine) []string) {
+	if !slices.ContainsFunc(i.machines, func(m *machine) bool { return len(lines(m)) > 0 }) {
+		fmt.Fprintf(b, "\n%s() { :; } # no machine does anything %s\n", name, when)
+		return
+	}
 	fmt.Fprintf(b, "\n# %s is what machines do %s.\n%[1]s() {\n\tcase $me in\n", name, when)
 	for _, m := range i.machines {
 		own := lines(m)
