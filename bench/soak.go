@@ -99,13 +99,13 @@ networks:
   lan: {routes: [{to: far, via: router}]}
   far: {subnet: 10.9.0.0/24, router: router}
 machines:
-  anna: {memory: 64M, networks: [lan], forwards: ["%s:7000"]}
-  bert: {memory: 64M, networks: [lan]}
-  carl: {memory: 64M, networks: [far], after: [router]}
-  router: {memory: 64M, networks: [lan, far]}
-  one: {memory: 64M, networks: [{network: lan, out: delay 1ms}]}
-  two: {memory: 64M, networks: [lan], restart: on-failure}
-  three: {memory: 64M, networks: [lan, far], restart: always}
+  anna: {networks: [lan], forwards: ["%s:7000"]}
+  bert: {networks: [lan]}
+  carl: {networks: [far], after: [router]}
+  router: {networks: [lan, far]}
+  one: {networks: [{network: lan, out: delay 1ms}]}
+  two: {networks: [lan], restart: on-failure}
+  three: {networks: [lan, far], restart: always}
 `
 
 func (s *soakLab) close() {
