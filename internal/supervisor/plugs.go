@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"wolffia/internal/event"
@@ -29,12 +30,29 @@ func (n *network) openPlugs(base string, events event.Sink) error {
 	return nil
 }
 
+// plugName is what the ports of a plug are called by: the last part of its path,
+// or all of it where that is another's, too.
+func plugName(p lab.Plug, all []lab.Plug) string {
+	base := filepath.Base(p.Path)
+	for _, other := range all {
+		if other.Path != p.Path && filepath.Base(other.Path) == base {
+			return p.Path
+		}
+	}
+	return base
+}
+
 func (n *network) openPlug(p lab.Plug, path string, events event.Sink) (io.Closer, error) {
+	plug := plugName(p, n.description().Plugs)
+	name := func(peer wire.Peer) string { // "lan.vde:1", never what a card is called
+		_, number, _ := strings.Cut(peer.Name, "/")
+		return plug + ":" + number
+	}
 	accept := func(peer wire.Peer, port vnet.Port) error {
-		return n.attach(port, peer.Name, &lab.Card{VLAN: p.VLAN}, nil)
+		return n.attach(port, name(peer), &lab.Card{VLAN: p.VLAN}, nil)
 	}
 	o := wire.ListenOptions{
-		Gone: func(peer wire.Peer) { n.forget(peer.Name) },
+		Gone: func(peer wire.Peer) { n.forget(name(peer)) },
 		Refused: func(err error) {
 			events.Emit(event.Event{Kind: event.Warn, Task: "plug", Subject: n.name, Message: fmt.Sprintf("plug %s: %v", p.Path, err)})
 		},
@@ -53,8 +71,7 @@ func (n *network) openPlug(p lab.Plug, path string, events event.Sink) (io.Close
 	if err != nil {
 		return nil, err
 	}
-	name := "vde " + filepath.Base(path)
-	return port, n.attach(port, name, &lab.Card{VLAN: p.VLAN}, nil)
+	return port, n.attach(port, "vde:"+plug, &lab.Card{VLAN: p.VLAN}, nil)
 }
 
 // closePlugs ends what the network is joined with.
