@@ -137,8 +137,9 @@ func (e *outsideError) Unwrap() error { return e.error }
 func notEntered(err error) error {
 	var refused *api.Error
 	var dead *deadError
+	var silent *silentError
 	stopped := errors.As(err, &refused) && refused.Stopped
-	if err = fromSupervisor(err); stopped || errors.As(err, &dead) || errors.Is(err, errNotUp) {
+	if err = fromSupervisor(err); stopped || errors.As(err, &dead) || errors.As(err, &silent) || errors.Is(err, errNotUp) {
 		return &outsideError{err}
 	}
 	return err

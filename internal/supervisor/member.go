@@ -209,7 +209,7 @@ func (m *member) live(ctx context.Context) (machine.Exit, error) {
 	m.enter(StateBooting, nil)
 	g, free, err := m.start(ctx)
 	if err != nil {
-		return machine.Exit{}, m.withLog(err)
+		return machine.Exit{}, m.report(err)
 	}
 	defer free()
 	defer g.Close()
@@ -226,7 +226,7 @@ func (m *member) live(ctx context.Context) (machine.Exit, error) {
 	}()
 	if err := m.becomeReady(ctx, g, booted); err != nil {
 		g.Close()
-		return machine.Exit{}, m.withLog(err)
+		return machine.Exit{}, m.report(err)
 	}
 	m.enter(StateReady, nil)
 	select {
@@ -236,7 +236,7 @@ func (m *member) live(ctx context.Context) (machine.Exit, error) {
 	}
 	exit := g.Wait()
 	if !exit.Clean && ctx.Err() == nil {
-		return exit, m.withLog(exit.Err(m.name, machine.StageRunning))
+		return exit, m.report(exit.Err(m.name, machine.StageRunning))
 	}
 	return exit, nil
 }
@@ -273,12 +273,19 @@ func (m *member) task(what, subject string) (over func()) {
 	return func() { m.lab.events.Emit(event.Event{Kind: event.Done, Task: what, Subject: subject}) }
 }
 
-// withLog has a report name the log that stays when the life's own is gone.
-func (m *member) withLog(err error) error {
+// report makes a machine's one report of what went wrong in a life of its. It names
+// the log that stays when the life's own is gone.
+func (m *member) report(err error) error {
 	var start *machine.StartError
-	if errors.As(err, &start) {
-		start.Log = m.hub.path
+	if !errors.As(err, &start) {
+		start = &machine.StartError{Machine: m.name, Stage: "start", Cause: "it could not be started", Err: err}
+		var fixed interface{ Fix() string }
+		if errors.As(err, &fixed) {
+			start.Fix = fixed.Fix()
+		}
+		err = start
 	}
+	start.Log = m.hub.path
 	return err
 }
 
