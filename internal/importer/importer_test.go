@@ -195,6 +195,7 @@ func TestMistakes(t *testing.T) {
 		{"lab.conf", "a[0]=A\nb\n", "lab.conf:2:1: "},
 		{"lab.conf", "a[0]=\"A\n", "lab.conf:1:1: "},
 		{"lab.conf", "a[0]=A\na[1]=A\n", "lab.conf:2:1: machine \"a\" is on \"A\" twice"},
+		{"lab.conf", "shared[0]=A\n", "lab.conf:1:1: no machine can be called shared"},
 		{"lab.conf", "a[0]=A,B\n", "no collision domain"},
 		{"lab.conf", strings.Repeat("a[0]=A\n", 1<<18), "more than"},
 		{"x.clab.yml", "a: [", "x.clab.yml:1:1: this is no YAML"},
@@ -213,6 +214,19 @@ func TestMistakes(t *testing.T) {
 		if !errors.As(err, new(lab.Errors)) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%.60q: %v, want %s", c.text, err, c.want)
 		}
+	}
+}
+
+// TestBraces has ends of links, ports and commands as they stand inside of braces.
+func TestBraces(t *testing.T) {
+	r, err := Import(folder(map[string]string{"x.clab.yml": `{name: x, topology: {
+  nodes: {a: {kind: linux, ports: [80:80, "81:81"]}, b: {kind: linux, exec: [echo a:b, "c: d"]}},
+  links: [{endpoints: [a:eth1, b:eth1]}, {endpoints: ["a:eth2", 'b:eth2']}]}}`}), "x.clab.yml", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := r.Spec.Machines["a"]; len(a.Cards) != 3 || len(a.Forwards) != 2 || !strings.Contains(string(r.File), "echo a:b\n") || !strings.Contains(string(r.File), "c: d\n") {
+		t.Errorf("%+v\n%s", a, r.File)
 	}
 }
 

@@ -73,6 +73,10 @@ func (k *katharaLab) line(number int, line string) {
 			k.fail(k.conf, number, "%.80q has no end of its quotes", line)
 			return
 		}
+		if f[1] == "shared" {
+			k.fail(k.conf, number, "no machine can be called shared, which is the folder and the startup file of all")
+			return
+		}
 		m := k.machine(f[1], number)
 		if i, err := strconv.Atoi(f[2]); err == nil {
 			k.card(m, i, value, number)
@@ -90,7 +94,9 @@ func (k *katharaLab) line(number int, line string) {
 	switch key := strings.TrimPrefix(f[1], "LAB_"); {
 	case f[1] == "machines": // netkit's list of those that start
 		for _, name := range strings.Fields(value) {
-			k.machine(name, number)
+			if name != "shared" {
+				k.machine(name, number)
+			}
 		}
 	case key == "NAME" && key != f[1]:
 		k.t.name = value
@@ -396,7 +402,7 @@ func (k *katharaLab) folder() {
 			k.warn(name, 0, "%s has no line in lab.conf; left out", base)
 		case name == "lab.ext":
 			k.warn(name, 0, "collision domains are not joined with networks of the host; see the key plugs of a network")
-		case name == "shared" && e.IsDir() && k.machines[name] == nil:
+		case name == "shared" && e.IsDir():
 			k.warn(name, 0, "the machines have a copy of this folder in /shared, as it was when the image was built")
 			for _, m := range k.t.machines {
 				m.layers = append(m.layers, layer{k.host(name), "/shared"})

@@ -70,11 +70,11 @@ func (m *machine) uses(script string) {
 	}
 }
 
-// before are words that a command may follow.
-var before = []string{"!", "$", "do", "else", "elif", "exec", "if", "nohup", "sudo", "then", "time", "until", "while"}
+// leaders are words that a command may follow.
+var leaders = []string{"!", "$", "do", "else", "elif", "exec", "if", "nohup", "sudo", "then", "time", "until", "while"}
 
 func (m *machine) usesWords(words []string) {
-	for len(words) > 0 && (slices.Contains(before, words[0]) || strings.Contains(words[0], "=")) {
+	for len(words) > 0 && (slices.Contains(leaders, words[0]) || strings.Contains(words[0], "=")) {
 		words = words[1:]
 	}
 	if len(words) == 0 {

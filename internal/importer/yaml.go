@@ -6,6 +6,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
 
 // value is a node of a YAML document, with aliases and merge keys resolved. A
@@ -177,8 +178,16 @@ func (y *resolver) value(n ast.Node, depth int) *value {
 	case nil, *ast.NullNode:
 		return nil
 	case *ast.MappingNode:
+		if len(n.Values) == 1 {
+			if v := oneWord(n.Values[0]); v != nil {
+				return v
+			}
+		}
 		return y.mapping(n, n.Values, depth)
 	case *ast.MappingValueNode:
+		if v := oneWord(n); v != nil {
+			return v
+		}
 		return y.mapping(n, []*ast.MappingValueNode{n}, depth)
 	case *ast.SequenceNode:
 		v := &value{line: lineOf(n), kind: list}
@@ -209,6 +218,22 @@ func (y *resolver) value(n ast.Node, depth int) *value {
 	}
 	y.fail(n, "this is no value that a topology has")
 	return nil
+}
+
+// oneWord undoes a mistake of the parser's: inside of braces it takes a:eth1 for
+// a mapping, which would need a blank. It gives nil where there is one.
+func oneWord(n *ast.MappingValueNode) *value {
+	key, ok := n.Key.(ast.ScalarNode)
+	word, plain := n.Value.(ast.ScalarNode)
+	if !ok || !plain || key.GetToken() == nil || word.GetToken() == nil {
+		return nil
+	}
+	k, w := key.GetToken(), word.GetToken()
+	quoted := k.Type == token.SingleQuoteType || k.Type == token.DoubleQuoteType
+	if quoted || k.Position == nil || w.Position == nil || k.Position.Line != w.Position.Line || w.Position.Column != k.Position.Column+len([]rune(k.Value))+1 {
+		return nil
+	}
+	return &value{line: k.Position.Line, text: k.Value + ":" + w.Value}
 }
 
 func (y *resolver) mapping(n ast.Node, entries []*ast.MappingValueNode, depth int) *value {
