@@ -403,7 +403,7 @@ func (k *katharaLab) folder() {
 		case name == "lab.ext":
 			k.warn(name, 0, "collision domains are not joined with networks of the host; see the key plugs of a network")
 		case name == "shared" && e.IsDir():
-			k.warn(name, 0, "the machines have a copy of this folder in /shared, as it was when the image was built")
+			k.warn(name, 0, "the machines have a copy of this folder in /shared, as it was when the image was built; the key shares of a machine gives it the folder itself")
 			for _, m := range k.t.machines {
 				m.layers = append(m.layers, layer{k.host(name), "/shared"})
 			}
