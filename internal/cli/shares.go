@@ -45,6 +45,30 @@ func (l *labFile) checkShares(env Env, m *lab.Machine) error {
 	return nil
 }
 
+// checkFolders looks whether all folders of the host are there that the file names.
+func (l *labFile) checkFolders(env Env) error {
+	for _, name := range l.MachineNames() {
+		if err := l.checkShares(env, l.Machines[name]); err != nil {
+			return err
+		}
+	}
+	for _, name := range l.NetworkNames() {
+		for _, g := range l.Networks[name].Segments() {
+			if g.DHCP.TFTP == "" {
+				continue
+			}
+			path := []string{"networks", name}
+			if g.VLAN != 0 {
+				path = append(path, "vlans", strconv.Itoa(g.VLAN))
+			}
+			if err := wantFolder(inDir(l.dir(env), g.DHCP.TFTP)); err != nil {
+				return lab.ErrorAt(l.title, l.text, err, append(path, "dhcp", "tftp")...)
+			}
+		}
+	}
+	return nil
+}
+
 func wantFolder(path string) error {
 	info, err := os.Stat(path)
 	switch {

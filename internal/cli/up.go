@@ -60,10 +60,8 @@ func (o *upOptions) run(ctx context.Context, env Env) error {
 	if o.patience <= 0 {
 		return usagef("--boot-timeout %v leaves a machine no time; write one such as 90s or 5m", o.patience)
 	}
-	for _, m := range l.MachineNames() {
-		if err := l.checkShares(env, l.Machines[m]); err != nil {
-			return err
-		}
+	if err := l.checkFolders(env); err != nil {
+		return err
 	}
 	d, err := labDirOf(env, l.Name, l.path)
 	if err != nil {

@@ -40,7 +40,7 @@ type Config struct {
 	Paused   bool     // the kernel waits for a debugger: see machine.GDBServer
 	Cmdline  []string // kernel parameters, before the machine's own
 	Modules  string   // path of a cpio archive with kernel modules; may be empty
-	Base     string   // the machine's shares that are relative start here
+	Base     string   // folders of the file that are relative start here
 	Console  rootfs.Console
 	Term     string        // the kind of terminal that shows the console
 	Dir      string        // existing private folder; the caller removes it

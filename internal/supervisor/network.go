@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"reflect"
 	"strings"
 	"sync"
 
@@ -212,13 +213,7 @@ func (n *network) gatewayAddrs() (out []netip.Addr) {
 
 func (n *network) close() {
 	n.closePlugs()
-	n.mu.Lock()
-	gateways := n.gateways
-	n.gateways = nil
-	n.mu.Unlock()
-	for _, gw := range gateways {
-		gw.Close()
-	}
+	n.closeGateways()
 	n.sw.Close()
 }
 
@@ -230,27 +225,62 @@ func (n *network) open(p *plan, base string, events event.Sink) error {
 	return n.openPlugs(base, events)
 }
 
-// change makes what spec says of a network that runs, and stays.
+// change makes what spec says of a network that runs, and stays. What is the same
+// stays open: who talks through a gateway or has plugged in does not notice.
 func (n *network) change(spec *lab.Network, p *plan, base string, events event.Sink) error {
-	n.closePlugs()
+	old := n.description()
 	n.mu.Lock()
-	gateways := n.gateways
-	n.gateways = map[int]*gateway.Gateway{}
-	for vlan := range gateways {
-		n.lose(gatewayName(vlan))
-	}
-	if n.spec.Ring != spec.Ring {
+	if old.Ring != spec.Ring {
 		n.ring = newRing(spec.Ring)
 		for name, c := range n.cables {
 			n.keep(name, c)
 		}
 	}
 	n.spec = spec
+	missing := len(n.gateways) != countGateways(spec)
+	n.mu.Unlock()
+	if missing || !sameGateways(old, spec) {
+		n.closeGateways()
+		if err := n.openGateways(p, events); err != nil {
+			return err
+		}
+	}
+	if len(n.plugs) == len(spec.Plugs) && reflect.DeepEqual(old.Plugs, spec.Plugs) {
+		return nil
+	}
+	n.closePlugs()
+	return n.openPlugs(base, events)
+}
+
+// sameGateways says whether two descriptions of a network are of the same gateways.
+func sameGateways(a, b *lab.Network) bool {
+	x, y := *a, *b
+	for _, n := range []*lab.Network{&x, &y} {
+		n.Plugs, n.Ring = nil, 0
+	}
+	return reflect.DeepEqual(x, y)
+}
+
+func countGateways(spec *lab.Network) (count int) {
+	for _, g := range spec.Segments() {
+		if !g.NoGateway {
+			count++
+		}
+	}
+	return count
+}
+
+func (n *network) closeGateways() {
+	n.mu.Lock()
+	gateways := n.gateways
+	n.gateways = map[int]*gateway.Gateway{}
+	for vlan := range gateways {
+		n.lose(gatewayName(vlan))
+	}
 	n.mu.Unlock()
 	for _, gw := range gateways {
 		gw.Close()
 	}
-	return n.open(p, base, events)
 }
 
 // update tells the gateways which machines there are now.

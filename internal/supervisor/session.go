@@ -40,6 +40,7 @@ func Start(ctx context.Context, cfg Config) (*Session, error) {
 // open makes the machine's networks, with nobody else on them.
 func (s *Session) open(cfg Config) error {
 	plan := newPlan(cfg.Lab, cfg.Machine)
+	plan.base = cfg.Base
 	for i := range cfg.Machine.Cards {
 		spec := cfg.Lab.Networks[cfg.Machine.Cards[i].Network]
 		n := newNetwork(spec, networkOptions{})
