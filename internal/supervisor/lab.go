@@ -79,7 +79,10 @@ func (l *Lab) Apply(ctx context.Context, spec *lab.Spec) error {
 		defer func() { <-l.applying }()
 	case <-ctx.Done():
 	}
-	if ctx.Err() != nil {
+	switch {
+	case l.ctx.Err() != nil:
+		return errClosed
+	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
 	steps := l.withSpoilt(lab.Diff(l.Spec(), spec), spec)
