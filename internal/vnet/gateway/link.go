@@ -3,6 +3,7 @@ package gateway
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -17,7 +18,8 @@ import (
 // are joined before the stack sees them, and sent ones leave as large as they
 // can: the queue before the port cuts them for a peer that can't.
 //
-// Checksums of received packets are not verified: no link here corrupts.
+// Checksums of received packets are verified here, those apart that netstack
+// has to put packets together for.
 type link struct {
 	port   vnet.Port
 	out    *vnet.Outbox
@@ -26,6 +28,8 @@ type link struct {
 	filter func(from guest, frame []byte, now int64) bool // says whether the stack is to see it; nil: always
 	tick   func(now time.Time)                            // with each batch; nil: nobody asks
 	batch  int
+
+	unchecked atomic.Bool // the packet that is being delivered has checksums that nobody has verified
 
 	wg         sync.WaitGroup
 	mu         sync.Mutex
@@ -84,9 +88,20 @@ func (l *link) receive() {
 		seconds := now.Unix()
 		for i := range frames[:n] {
 			f, from := frames[i].Data, guest(frames[i].Source)
-			if len(f) >= ethLen && (l.filter == nil || l.filter(from, f, seconds)) {
-				c.add(from, f)
+			if len(f) < ethLen {
+				continue
 			}
+			v := verify(frames[i])
+			if v == corrupt || l.filter != nil && !l.filter(from, f, seconds) {
+				continue
+			}
+			if v == unchecked { // of no flow that is being joined
+				l.unchecked.Store(true)
+				c.deliver(newInbound(from, f))
+				l.unchecked.Store(false)
+				continue
+			}
+			c.add(from, f)
 		}
 		c.flush()
 	}
@@ -196,7 +211,12 @@ func (l *link) Wait()                            { l.wg.Wait() }
 func (l *link) Close()                           {}
 func (l *link) SetOnCloseAction(func())          {}
 
+// Capabilities implements stack.LinkEndpoint. Netstack asks with each packet that
+// it gets whether its checksums want verification; what else asks does not care.
 func (l *link) Capabilities() stack.LinkEndpointCapabilities {
+	if l.unchecked.Load() {
+		return stack.CapabilityResolutionRequired
+	}
 	return stack.CapabilityRXChecksumOffload | stack.CapabilityResolutionRequired
 }
 
