@@ -369,6 +369,13 @@ machines:
 	s, unplug := p.plug(t, filepath.Join(l.dir, "stock"), host(100))
 	s.ping(t, host(15), largest)
 	unplug()
+	// One that ends and comes back is plugged into again.
+	stop()
+	eventually(t, patience, "the plug is out", func() bool { return !strings.Contains(l.do("net"), "vde:stock") })
+	stop = vdeSwitch()
+	s, unplug = p.plug(t, filepath.Join(l.dir, "stock"), host(100))
+	s.ping(t, host(15), largest)
+	unplug()
 	l.do("down")
 	if names := l.left(); !slices.Equal(names, []string{"stock"}) {
 		t.Errorf("after down there are %q", names)

@@ -40,7 +40,9 @@ type network struct {
 	cables    map[string]*cable        // by the name of their port: "alice/eth0"
 	onlookers map[*onlooker]struct{}
 
-	plugs []io.Closer // used by Apply and Close alone
+	// What is plugged in, and by which words of the file; used by Apply and Close alone.
+	plugs   []io.Closer
+	plugged []lab.Plug
 }
 
 // cable is a link to a port of the switch.
@@ -245,7 +247,7 @@ func (n *network) change(spec *lab.Network, p *plan, base string, events event.S
 			return err
 		}
 	}
-	if len(n.plugs) == len(spec.Plugs) && reflect.DeepEqual(old.Plugs, spec.Plugs) {
+	if reflect.DeepEqual(n.plugged, spec.Plugs) {
 		return nil
 	}
 	n.closePlugs()

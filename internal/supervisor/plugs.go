@@ -6,6 +6,7 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"wolffia/internal/event"
@@ -17,6 +18,9 @@ import (
 // dialPatience is how long a switch of somebody else's may take to let us in.
 const dialPatience = 10 * time.Second
 
+// redialEvery is how often we look whether one that has gone is back.
+const redialEvery = time.Second
+
 // openPlugs opens what the network is joined with outside of the lab. Relative
 // paths start at base.
 func (n *network) openPlugs(base string, events event.Sink) error {
@@ -25,7 +29,7 @@ func (n *network) openPlugs(base string, events event.Sink) error {
 		if err != nil {
 			return fmt.Errorf("network %s: plug %s %s: %w", n.name, p.Kind, p.Path, err)
 		}
-		n.plugs = append(n.plugs, c)
+		n.plugs, n.plugged = append(n.plugs, c), append(n.plugged, p)
 	}
 	return nil
 }
@@ -65,13 +69,95 @@ func (n *network) openPlug(p lab.Plug, path string, events event.Sink) (io.Close
 	case lab.PlugBess:
 		return wire.ListenBess(path, o, accept)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), dialPatience)
-	defer cancel()
-	port, err := wire.DialVDE(ctx, path, wire.VDEOptions{MaxFrame: n.description().MTU + vnet.MinFrame + 4})
+	return n.openOutlet(p, path, "vde:"+plug, events)
+}
+
+// outlet is a plug into somebody else's switch, which goes in again when that
+// switch has gone and comes back.
+type outlet struct {
+	network *network
+	plug    lab.Plug
+	path    string
+	name    string // of our port
+	events  event.Sink
+	cancel  context.CancelFunc
+	redials sync.WaitGroup
+}
+
+// outgoing is a port that says when it was closed: its end is the switch's, too.
+type outgoing struct {
+	*wire.VDE
+	closed func() // may be called more than once
+}
+
+func (o *outgoing) Close() error {
+	defer o.closed()
+	return o.VDE.Close()
+}
+
+func (n *network) openOutlet(p lab.Plug, path, name string, events event.Sink) (io.Closer, error) {
+	o := &outlet{network: n, plug: p, path: path, name: name, events: events}
+	ctx, cancel := context.WithCancel(context.Background())
+	o.cancel = cancel
+	port, gone, err := o.dial(ctx)
 	if err != nil {
+		cancel()
 		return nil, err
 	}
-	return port, n.attach(port, "vde:"+plug, &lab.Card{VLAN: p.VLAN}, nil)
+	o.redials.Go(func() { o.keep(ctx, port, gone) })
+	return o, nil
+}
+
+// dial plugs in; gone is closed when the port has ended.
+func (o *outlet) dial(ctx context.Context) (port io.Closer, gone <-chan struct{}, err error) {
+	ctx, cancel := context.WithTimeout(ctx, dialPatience)
+	defer cancel()
+	v, err := wire.DialVDE(ctx, o.path, wire.VDEOptions{MaxFrame: o.network.description().MTU + vnet.MinFrame + 4})
+	if err != nil {
+		return nil, nil, err
+	}
+	over := make(chan struct{})
+	out := &outgoing{v, sync.OnceFunc(func() { close(over) })}
+	if err := o.network.attach(out, o.name, &lab.Card{VLAN: o.plug.VLAN}, nil); err != nil {
+		return nil, nil, err // which has closed it
+	}
+	return out, over, nil
+}
+
+// keep plugs in again, until ctx ends.
+func (o *outlet) keep(ctx context.Context, port io.Closer, gone <-chan struct{}) {
+	for {
+		select {
+		case <-gone:
+		case <-ctx.Done():
+			port.Close()
+		}
+		o.network.forget(o.name)
+		if ctx.Err() != nil {
+			return
+		}
+		o.tell(event.Warn, "its switch has gone; it is plugged in again when that is back")
+		for port = nil; port == nil; {
+			select {
+			case <-time.After(redialEvery):
+			case <-ctx.Done():
+				return
+			}
+			port, gone, _ = o.dial(ctx) // which is not there yet, and may never be
+		}
+		o.tell(event.Note, "it is plugged in again")
+	}
+}
+
+func (o *outlet) tell(kind event.Kind, text string) {
+	o.events.Emit(event.Event{Kind: kind, Task: "plug", Subject: o.network.name, Message: fmt.Sprintf("plug %s %s: %s", o.plug.Kind, o.plug.Path, text)})
+}
+
+// Close unplugs it.
+func (o *outlet) Close() error {
+	o.cancel()
+	o.redials.Wait()
+	return nil
 }
 
 // closePlugs ends what the network is joined with.
@@ -79,7 +165,7 @@ func (n *network) closePlugs() {
 	for _, c := range n.plugs {
 		c.Close()
 	}
-	n.plugs = nil
+	n.plugs, n.plugged = nil, nil
 }
 
 // forget drops the cable of a port that has gone.
