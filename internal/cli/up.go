@@ -126,7 +126,7 @@ func (o *upOptions) begin(ctx context.Context, env Env, d labDir, l *labFile, ev
 			return nil, false, err
 		}
 		if c, err = d.dial(ctx); err == nil && c == nil {
-			err = fmt.Errorf("the lab's supervisor ended at once; see %s", d.join(labJournal))
+			err = fmt.Errorf("the lab was taken down as soon as it was up; if nobody did that, see %s", d.join(labJournal))
 		}
 		return c, true, err
 	}
