@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"wolffia/internal/vnet/gateway"
+	"wolffia/internal/vnet/link"
 )
 
 var both = map[string]struct{ gw, loop, any, host string }{
@@ -267,6 +268,50 @@ func TestBulk(t *testing.T) {
 			}
 			if got := <-sums; got != want {
 				t.Errorf("up: got %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+// TestCorruptLink moves data over a cable that flips bits: what is broken is sent
+// again, and nothing of it is taken for right. Of so many frames some hundred are
+// broken.
+func TestCorruptLink(t *testing.T) {
+	const size = 2 << 20
+	for name, offloads := range map[string]bool{"checksums of the guest": false, "checksums left to the cable": true} {
+		t.Run(name, func(t *testing.T) {
+			server := listenTCP(t, "127.0.0.1:0", func(c *net.TCPConn) {
+				h := sha256.New()
+				if _, err := io.CopyN(h, c, size); err != nil {
+					t.Error(err)
+				}
+				fmt.Fprintf(c, "%x\n", h.Sum(nil))
+				_, _ = io.CopyN(c, newBlocks(), size)
+			})
+			g := newGuest(t, offloads)
+			cable := link.New(g.port, link.Options{})
+			g.port = cable
+			n := networkOf(t, g, gateway.Config{})
+			n.static()
+			if err := cable.SetImpairment(link.Out, link.Impairment{Corrupt: 0.05, Seed: 1}); err != nil {
+				t.Fatal(err)
+			}
+			if err := cable.SetImpairment(link.In, link.Impairment{Corrupt: 0.05, Seed: 2}); err != nil {
+				t.Fatal(err)
+			}
+			sum := func(n int64) string {
+				h := sha256.New()
+				_, _ = io.CopyN(h, newBlocks(), n)
+				return fmt.Sprintf("%x", h.Sum(nil))
+			}
+			cmd := n.command(t.Context(), "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/10.0.2.2/%d; cat >&3; read -r sum <&3; echo $sum; sha256sum <&3", server.Port()))
+			cmd.Stdin = io.LimitReader(newBlocks(), size)
+			out, err := cmd.CombinedOutput()
+			if want := sum(size) + "\n" + sum(size) + "  -\n"; string(out) != want || err != nil {
+				t.Errorf("got %s, %v, want %s", out, err, want)
+			}
+			if up, down := cable.Stats(link.Out).Corrupted, cable.Stats(link.In).Corrupted; up == 0 || down == 0 {
+				t.Errorf("%d and %d frames were corrupted", up, down)
 			}
 		})
 	}

@@ -256,7 +256,13 @@ type network struct {
 
 func newNetwork(t testing.TB, cfg gateway.Config) *network {
 	t.Helper()
-	n := &network{guest: newGuest(t, false), events: make(chan event.Event, 100)}
+	return networkOf(t, newGuest(t, false), cfg)
+}
+
+// networkOf is the network of a guest.
+func networkOf(t testing.TB, guest *guest, cfg gateway.Config) *network {
+	t.Helper()
+	n := &network{guest: guest, events: make(chan event.Event, 100)}
 	n.sw = vnet.NewSwitch(vnet.SwitchOptions{})
 	if _, err := n.sw.Attach(n.port, vnet.PortOptions{Name: "guest"}); err != nil {
 		t.Fatal(err)
