@@ -34,7 +34,10 @@ func newLab(t testing.TB, p *person, file string) *lab {
 	t.Helper()
 	l := &lab{person: p, t: t, dir: p.folder(t, "lab")}
 	l.file(file)
-	t.Cleanup(func() { l.try(t, call{dir: l.dir}, "down", "--volumes") })
+	t.Cleanup(func() {
+		l.try(t, call{dir: l.dir}, "down", "--volumes")
+		l.checkJournals()
+	})
 	return l
 }
 
