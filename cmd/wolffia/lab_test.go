@@ -253,7 +253,7 @@ machines:
 	}
 	l.in("dora", "ping -c 1 -W 5 anna")
 	l.fails(2, "exec", "carl", "--", "true")
-	served := l.start(t, call{dir: l.dir}, "exec", "anna", "--", "sh", "-c", "echo listens; nc -l -p 80 -e echo from anna")
+	served := l.start(t, call{dir: l.dir}, "exec", "anna", "--", "sh", "-c", "nc -l -p 80 -e echo from anna & until netstat -ltn | grep -q :80; do sleep 0.1; done; echo listens; wait")
 	served.out.expect(t, "listens")
 	conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), patience)
 	if err != nil {

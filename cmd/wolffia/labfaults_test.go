@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"wolffia/internal/tooltest"
 )
@@ -25,7 +26,7 @@ func (l *lab) checkJournals() {
 	journals, _ := filepath.Glob(filepath.Join(l.home, ".local/state/wolffia/labs/*/journal*"))
 	for _, path := range journals {
 		data, _ := os.ReadFile(path)
-		for _, bad := range []string{"panic", "DATA RACE", "fatal error"} {
+		for _, bad := range []string{"panic: ", "panic serving", "DATA RACE", "fatal error: "} {
 			if bytes.Contains(data, []byte(bad)) {
 				l.t.Errorf("%s in %s", bad, clip(string(data)))
 			}
@@ -433,12 +434,17 @@ func TestLabLimits(t *testing.T) {
 	l := newLab(t, p, pair)
 	l.do("up")
 	pid, _ := l.ps()
-	open := func() int {
-		fds, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(pid), "fd"))
+	open := func() (files []string) {
+		dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
+		fds, err := os.ReadDir(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return len(fds)
+		for _, fd := range fds {
+			name, _ := os.Readlink(filepath.Join(dir, fd.Name()))
+			files = append(files, fd.Name()+" "+name)
+		}
+		return files
 	}
 	round := func() {
 		l.do("restart", "bert")
@@ -452,5 +458,11 @@ func TestLabLimits(t *testing.T) {
 	for range 5 {
 		round()
 	}
-	eventually(t, patience, "no more files are open than before", func() bool { return open() <= before+1 })
+	limit := time.Now().Add(patience)
+	for after := open(); len(after) > len(before)+1; after = open() {
+		if time.Now().After(limit) {
+			t.Fatalf("open before: %q; after: %q", before, after)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
