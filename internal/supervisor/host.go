@@ -165,6 +165,11 @@ func (p *plan) overHost(m *lab.Machine, g *lab.Network) (out []rootfs.Route) {
 	return nil
 }
 
+// only4 says whether the host is a segment's way to the others, for IPv4 alone.
+func only4(g *lab.Network) bool {
+	return g.Uplink != nil && g.Uplink.Leads() && !g.Uplink.Address6.IsValid()
+}
+
 // hostSide is what a lab has of the host's own network. Apply and Close alone
 // use it.
 type hostSide struct {
@@ -211,8 +216,9 @@ func (h *hostSide) close(nets networks) error {
 	return nil
 }
 
-// enter does what the plan says, and plugs the taps in.
-func (h *hostSide) enter(want hostnet.Plan, nets networks, events event.Sink) error {
+// enter does what the networks of a plan ask of the host, and plugs the taps in.
+func (h *hostSide) enter(p *plan, nets networks, events event.Sink) error {
+	want := hostPlan(h.name, p)
 	if h.live != nil || len(want.Taps) == 0 || h.options.Journal == "" {
 		return nil
 	}
@@ -221,8 +227,12 @@ func (h *hostSide) enter(want hostnet.Plan, nets networks, events event.Sink) er
 		return err
 	}
 	h.live, h.plan = live, want
-	for _, n := range nets {
-		spec := n.description()
+	for name, n := range nets {
+		// What the network itself says may be a change that did not work out.
+		spec := p.spec.Networks[name]
+		if spec == nil {
+			continue
+		}
 		tap := live.Tap(tapName(h.name, spec))
 		if !joined(spec) || tap == nil {
 			continue
@@ -268,7 +278,7 @@ func (l *Lab) leaveHost(old, now *lab.Spec, p *plan, steps []lab.Step) error {
 
 // enterHost joins the networks that there are now with the host's.
 func (l *Lab) enterHost(p *plan) error {
-	return l.host.enter(hostPlan(l.host.name, p), l.running(), l.events)
+	return l.host.enter(p, l.running(), l.events)
 }
 
 // rejoinHost goes back to the lab as it is, after a change that did not work out.

@@ -111,7 +111,10 @@ func (p *plan) addresses(m *lab.Machine, segment string) (addrs []netip.Addr, ne
 			if !at.v4.IsValid() || (p.spec.Segment(c).Name == segment) != here {
 				continue
 			}
-			addrs = append(addrs, at.v4.Addr(), at.v6.Addr())
+			addrs = append(addrs, at.v4.Addr())
+			if here || !only4(p.spec.Segment(c)) {
+				addrs = append(addrs, at.v6.Addr())
+			}
 		}
 		if here {
 			near = len(addrs) > 0
