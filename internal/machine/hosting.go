@@ -215,7 +215,8 @@ func appendFile(out *os.File, path string) error {
 }
 
 // StatusReader gives the status lines in r without the carriage returns that a
-// guest's serial line puts before each newline, until r ends or is closed.
+// guest's serial line puts before each newline, until r ends or is closed. It
+// closes r then, if that can be: nobody else knows that all of it was read.
 func StatusReader(r io.Reader) io.Reader { return statusReader{r} }
 
 type statusReader struct{ r io.Reader }
@@ -225,6 +226,9 @@ func (s statusReader) Read(p []byte) (int, error) {
 		n, err := s.r.Read(p)
 		if err != nil && (errors.Is(err, fs.ErrClosed) || errors.Is(err, syscall.ECONNRESET)) {
 			err = io.EOF
+		}
+		if c, ok := s.r.(io.Closer); ok && err != nil {
+			c.Close()
 		}
 		kept := bytes.ReplaceAll(p[:n], []byte{'\r'}, nil)
 		if n = copy(p, kept); n > 0 || err != nil || len(p) == 0 {

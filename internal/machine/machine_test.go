@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -173,5 +175,26 @@ Kernel Offset: 0x37c00000 from 0xffffffff81000000`
 	want := "[    0.1] Kernel panic - not syncing: No working init found.|deadbeef|Kernel Offset: 0x37c00000 from 0xffffffff81000000"
 	if got != want {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestStatusReaderCloses: what a machine's status lines came over stayed open when
+// it had ended, for each life of it.
+func TestStatusReaderCloses(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(w, "stage init\r\nready\r\n")
+	w.Close()
+	status := StatusReader(r)
+	if data, err := io.ReadAll(status); string(data) != "stage init\nready\n" || err != nil {
+		t.Errorf("%q, %v", data, err)
+	}
+	if err := r.Close(); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("it was still open: %v", err)
+	}
+	if n, err := status.Read(make([]byte, 10)); n != 0 || err != io.EOF {
+		t.Errorf("%d, %v", n, err)
 	}
 }

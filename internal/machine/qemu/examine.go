@@ -11,8 +11,10 @@ import (
 // heardStatus notes that a status line came.
 type heardStatus struct {
 	m *running
-	r io.Reader
+	r io.ReadCloser
 }
+
+func (h heardStatus) Close() error { return h.r.Close() }
 
 func (h heardStatus) Read(p []byte) (int, error) {
 	n, err := h.r.Read(p)
