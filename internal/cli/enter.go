@@ -40,7 +40,7 @@ func newExec(env Env, sig *signals) *cobra.Command {
 		Short: "Run a command in a machine of the lab, as if it ran here",
 		Long: `Runs a command in a machine that is up, as root: standard input, output and error are
 the command's own, byte for byte, the exit status is the command's, and signals are
-passed on. A machine that boots is waited for.`,
+passed on. A machine that boots is waited for; status 125 is one that does not run.`,
 		Example: `  wolffia exec alice -- ping -c 1 bob
   tar c src | wolffia exec alice -- tar x -C /tmp`,
 		RunE: func(cmd *cobra.Command, args []string) error {

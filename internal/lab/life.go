@@ -14,7 +14,7 @@ import (
 type Ready struct {
 	Port    int           // a TCP port of the machine that takes connections
 	Command string        // a line for the machine's /bin/sh that ends with status 0
-	Timeout time.Duration // for all of it, from the machine's start; 0 means [DefaultReadyTimeout]
+	Timeout time.Duration // for that, once it has booted; 0 means [DefaultReadyTimeout]
 }
 
 // DefaultReadyTimeout is how long a port or a command may take.
@@ -69,7 +69,7 @@ func readyKeys() []key[Ready] {
 			func(d *decoder, n ast.Node, r *Ready) { d.number(n, "port", 1, 65535, &r.Port) }},
 		{"command", "A line for the machine's shell ends well; it is tried until it does.", textShape("wget -q -O /dev/null http://127.0.0.1/"),
 			func(d *decoder, n ast.Node, r *Ready) { d.set(n, "command", &r.Command) }},
-		{"timeout", "How long that may take, from the start; two minutes if absent.", textShape("30s"),
+		{"timeout", "How long that may take once it has booted; two minutes if absent.", textShape("30s"),
 			func(d *decoder, n ast.Node, r *Ready) { parsed(d, n, "timeout", parseTimeout, &r.Timeout) }},
 	}
 }
