@@ -6,36 +6,34 @@ import (
 	"sync"
 )
 
-// ring is a bounded queue of frames in one block of memory, for many writers
-// and one reader. A frame that finds no room is dropped (the newest is lost,
-// as on a wire whose card is full). Frames are copied in; the reader sees them
-// in place.
+// ring is a bounded queue of frames in memory, for many writers and one reader.
+// A frame that finds no room is dropped (the newest is lost, as on a wire whose
+// card is full). Frames are copied in; the reader sees them in place.
 //
-// Frames that a switch sends, which have a Source, share the room fairly: each
-// source's may take up to ringShare times what is left free. So one sender
-// alone has nearly all of it, and one that never stops leaves room for the
-// frames of those that send little.
-//
-// Every record starts at a multiple of recordAlign: a header of recordHeader
-// bytes, then the frame. A record never wraps around the end of the block: a
-// header with the length wrapMark says that the rest of the block is unused.
+// Frames that a switch sends, which have a Source, share the ring fairly. In
+// room: each source's may take up to ringShare times what is left free, so one
+// sender alone has nearly all of it, and one that never stops leaves some for
+// those that send little. And in time: those that send little go ahead, by a
+// lane of their own, so they don't wait for all that the others have queued. The
+// frames of one source stay in order: while it has any in the bulk lane, that is
+// where its next ones go.
 type ring struct {
 	wake chan struct{} // holds one token while the reader should look again
 
-	mu     sync.Mutex
-	buf    []byte
-	head   uint64   // bytes ever released
-	seen   uint64   // bytes ever peeked at
-	tail   uint64   // bytes ever written
-	queued []uint64 // bytes between head and tail, by source
-	closed bool
+	mu      sync.Mutex
+	bulk    lane
+	express lane // its memory is made for the first frame with a source
+	queued  []queuedOf
+	closed  bool
 }
 
+// queuedOf is the bytes of one source's in each lane.
+type queuedOf struct{ bulk, express uint64 }
+
 const (
-	recordHeader = 16
-	recordAlign  = 16
-	wrapMark     = 1<<32 - 1
 	ringShare    = 8
+	expressSize  = 64 << 10 // bytes
+	expressShare = 4 << 10  // bytes that a source may have in it: some packets
 )
 
 // newRing makes a ring of at least size bytes, rounded up to a power of two
@@ -45,7 +43,7 @@ func newRing(size int) *ring {
 	for n < size {
 		n *= 2
 	}
-	return &ring{wake: make(chan struct{}, 1), buf: make([]byte, n)}
+	return &ring{wake: make(chan struct{}, 1), bulk: lane{buf: make([]byte, n)}}
 }
 
 // push copies frames in until one finds no room, and says how many fitted.
@@ -64,47 +62,130 @@ func (r *ring) push(frames []Frame) (int, error) {
 	return n, nil
 }
 
+func (r *ring) put(f *Frame) bool {
+	need := recordSize(len(f.Data))
+	if f.Source == 0 {
+		_, ok := r.bulk.free(need)
+		if ok {
+			r.bulk.put(f, need)
+		}
+		return ok
+	}
+	if n := int(f.Source) + 1; n > len(r.queued) {
+		r.queued = append(r.queued, make([]queuedOf, n-len(r.queued))...)
+	}
+	q := &r.queued[f.Source]
+	if q.bulk == 0 && q.express+need <= expressShare {
+		if r.express.buf == nil {
+			r.express.buf = make([]byte, expressSize)
+		}
+		if _, ok := r.express.free(need); ok {
+			r.express.put(f, need)
+			q.express += need
+			return true
+		}
+	}
+	left, ok := r.bulk.free(need)
+	if !ok || q.bulk+need > ringShare*left {
+		return false
+	}
+	r.bulk.put(f, need)
+	q.bulk += need
+	return true
+}
+
+// lane is a queue in one block of memory, whose size is a power of two.
+//
+// Every record starts at a multiple of recordAlign: a header of recordHeader
+// bytes, then the frame. A record never wraps around the end of the block: a
+// header with the length wrapMark says that the rest of the block is unused.
+type lane struct {
+	buf  []byte
+	head uint64 // bytes ever released
+	seen uint64 // bytes ever peeked at
+	tail uint64 // bytes ever written
+}
+
+const (
+	recordHeader = 16
+	recordAlign  = 16
+	wrapMark     = 1<<32 - 1
+)
+
 // recordSize is what a frame of so many bytes takes.
 func recordSize(length int) uint64 {
 	return (recordHeader + uint64(length) + recordAlign - 1) &^ (recordAlign - 1)
 }
 
-func (r *ring) put(f *Frame) bool {
-	size := uint64(len(r.buf))
-	need := recordSize(len(f.Data))
-	at := r.tail & (size - 1)
-	skip := uint64(0)
-	if at+need > size {
-		skip = size - at
+// skip is how much of the block's end a record leaves unused.
+func (l *lane) skip(need uint64) uint64 {
+	size := uint64(len(l.buf))
+	if at := l.tail & (size - 1); at+need > size {
+		return size - at
 	}
-	used := r.tail + skip + need - r.head
-	if used > size || f.Source != 0 && !r.share(int(f.Source), need, size-used) {
-		return false
-	}
+	return 0
+}
+
+// free says whether a record fits, and how many bytes would be left then.
+func (l *lane) free(need uint64) (left uint64, ok bool) {
+	size, used := uint64(len(l.buf)), l.tail+l.skip(need)+need-l.head
+	return size - used, used <= size
+}
+
+// put copies a frame in, for which there is room.
+func (l *lane) put(f *Frame, need uint64) {
+	at, skip := l.tail&(uint64(len(l.buf))-1), l.skip(need)
 	if skip > 0 {
-		binary.NativeEndian.PutUint32(r.buf[at:], wrapMark)
+		binary.NativeEndian.PutUint32(l.buf[at:], wrapMark)
 		at = 0
 	}
-	rec := r.buf[at : at+need]
+	rec := l.buf[at : at+need]
 	binary.NativeEndian.PutUint32(rec, uint32(len(f.Data)))
 	putOffload(rec[4:], f.Offload)
 	binary.NativeEndian.PutUint16(rec[14:], f.Source)
 	copy(rec[recordHeader:], f.Data)
-	r.tail += skip + need
-	return true
+	l.tail += skip + need
 }
 
-// share counts a record as its source's, if that may have so much.
-func (r *ring) share(source int, need, free uint64) bool {
-	if source >= len(r.queued) {
-		r.queued = append(r.queued, make([]uint64, source+1-len(r.queued))...)
+// peek points dst at the next records, and gives how many there were.
+func (l *lane) peek(dst []Frame) (n int) {
+	mask := uint64(len(l.buf)) - 1
+	at := l.head
+	for n < len(dst) && at < l.tail {
+		rec := l.buf[at&mask:]
+		length := binary.NativeEndian.Uint32(rec)
+		if length == wrapMark {
+			at += uint64(len(rec))
+			continue
+		}
+		end := recordHeader + uint64(length)
+		dst[n] = Frame{Data: rec[recordHeader:end:end], Offload: getOffload(rec[4:]), Source: binary.NativeEndian.Uint16(rec[14:])}
+		n++
+		at += recordSize(int(length))
 	}
-	if r.queued[source]+need > ringShare*free {
-		return false
-	}
-	r.queued[source] += need
-	return true
+	l.seen = at
+	return n
 }
+
+// release gives the room of what was peeked at back, and tells whose it was.
+func (l *lane) release(give func(source uint16, bytes uint64)) {
+	mask := uint64(len(l.buf)) - 1
+	for at := l.head; at < l.seen; {
+		rec := l.buf[at&mask:]
+		length := binary.NativeEndian.Uint32(rec)
+		if length == wrapMark {
+			at += uint64(len(rec))
+			continue
+		}
+		need := recordSize(int(length))
+		give(binary.NativeEndian.Uint16(rec[14:]), need)
+		at += need
+	}
+	l.head = l.seen
+}
+
+// discard drops what is queued.
+func (l *lane) discard() { l.tail, l.seen = l.head, l.head }
 
 func putOffload(b []byte, o Offload) {
 	b[0] = 0
@@ -156,21 +237,8 @@ func (r *ring) peek(dst []Frame) (int, error) {
 func (r *ring) tryPeek(dst []Frame) (n int, closed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	mask := uint64(len(r.buf)) - 1
-	at := r.head
-	for n < len(dst) && at < r.tail {
-		rec := r.buf[at&mask:]
-		length := binary.NativeEndian.Uint32(rec)
-		if length == wrapMark {
-			at += uint64(len(rec))
-			continue
-		}
-		end := recordHeader + uint64(length)
-		dst[n] = Frame{Data: rec[recordHeader:end:end], Offload: getOffload(rec[4:]), Source: binary.NativeEndian.Uint16(rec[14:])}
-		n++
-		at += recordSize(int(length))
-	}
-	r.seen = at
+	n = r.express.peek(dst)
+	n += r.bulk.peek(dst[n:])
 	return n, r.closed
 }
 
@@ -178,21 +246,12 @@ func (r *ring) tryPeek(dst []Frame) (n int, closed bool) {
 func (r *ring) release() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	mask := uint64(len(r.buf)) - 1
-	for at := r.head; at < r.seen; {
-		rec := r.buf[at&mask:]
-		length := binary.NativeEndian.Uint32(rec)
-		if length == wrapMark {
-			at += uint64(len(rec))
-			continue
+	r.express.release(func(source uint16, n uint64) { r.queued[source].express -= n })
+	r.bulk.release(func(source uint16, n uint64) {
+		if source != 0 {
+			r.queued[source].bulk -= n
 		}
-		need := recordSize(int(length))
-		if source := binary.NativeEndian.Uint16(rec[14:]); source != 0 {
-			r.queued[source] -= need
-		}
-		at += need
-	}
-	r.head = r.seen
+	})
 }
 
 // close ends peek once the ring is empty, and push at once.
@@ -206,7 +265,8 @@ func (r *ring) close() {
 // discard drops what is queued.
 func (r *ring) discard() {
 	r.mu.Lock()
-	r.tail, r.seen = r.head, r.head
+	r.bulk.discard()
+	r.express.discard()
 	clear(r.queued)
 	r.mu.Unlock()
 }

@@ -23,6 +23,11 @@ import (
 type udpTable struct {
 	g     *Gateway
 	flows *flows[stack.TransportEndpointID, *udpFlow]
+
+	// closing is held around the end of an endpoint. Netstack has one lock for
+	// all of them, which the receiving goroutine needs as well: when a thousand
+	// flows ended together it would stand in line behind each of them.
+	closing sync.Mutex
 }
 
 // udpFlow joins an endpoint of the stack and a socket.
@@ -70,7 +75,9 @@ func (t *udpTable) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketB
 	}
 	f.ep = ep
 	if out, full := t.flows.put(f.id, f, guest(pkt.Mark)); full {
-		out.close()
+		if !t.g.tasks.start(func() { t.close(out) }) {
+			t.close(out)
+		}
 	}
 	ok := t.g.tasks.start(func() { t.fromGuest(f) }) && t.g.tasks.start(func() { t.fromHost(f) })
 	if !ok {
@@ -81,17 +88,19 @@ func (t *udpTable) handlePacket(id stack.TransportEndpointID, pkt *stack.PacketB
 
 func (t *udpTable) drop(f *udpFlow) {
 	t.flows.remove(f.id, func(o *udpFlow) bool { return o == f })
-	f.close()
+	t.close(f)
 }
 
 func (f *udpFlow) lastUsed() int64 { return f.used.Load() }
 
 func (f *udpFlow) touch() { f.used.Store(time.Now().UnixNano()) }
 
-func (f *udpFlow) close() {
+func (t *udpTable) close(f *udpFlow) {
 	f.once.Do(func() {
 		close(f.done)
 		f.host.Close()
+		t.closing.Lock()
+		defer t.closing.Unlock()
 		f.ep.Close()
 	})
 }
