@@ -70,11 +70,17 @@ func benchmarks() []benchmark {
 		{"kernel", "a kernel's package unpacked", []tool{{"dpkg-deb", "dpkg"}}, kernelTime},
 		{"net-native", "TCP between a network namespace and the host", []tool{{"iperf3", "iperf3"}, {"slirp4netns", "slirp4netns"}, {"ip", "iproute2"}}, asRoot(netNative, "net-native")},
 		{"net-uml", "TCP between a User-Mode Linux guest and the host", []tool{{"iperf3", "iperf3"}, {"slirp4netns", "slirp4netns"}, {"ip", "iproute2"}}, asRoot(netUML, "net-uml")},
+		{"switch", "frames from one VDE client to another", []tool{{"vde_switch", "vde-switch"}}, switchFrames},
+		{"switch-tcp", "TCP between VDE clients", []tool{{"iperf3", "iperf3"}, {"vde_switch", "vde-switch"}, {"vde_plug2tap", "vde2"}, {"ip", "iproute2"}}, asRoot(switchTCP, "switch-tcp")},
+		{"switch-qemu", "TCP between QEMU and a VDE client", []tool{{"iperf3", "iperf3"}, {"vde_switch", "vde-switch"}, {"vde_plug2tap", "vde2"}, {"ip", "iproute2"}, {"qemu-system-x86_64", "qemu-system-x86"}}, asRoot(switchQEMU, "switch-qemu")},
 		{"net-qemu", "TCP between an emulated PC and the host", []tool{{"iperf3", "iperf3"}, {"qemu-system-x86_64", "qemu-system-x86"}}, asRoot(netQEMU, "net-qemu")},
 	}
 }
 
 func run(ctx context.Context, args []string, out, log io.Writer) error {
+	if len(args) > 0 && isRole(args[0]) {
+		return role(ctx, args)
+	}
 	if len(args) > 0 && args[0] == "soak" {
 		return soak(ctx, args[1:], out, log)
 	}

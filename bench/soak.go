@@ -201,17 +201,17 @@ func (s *soakLab) background(ctx context.Context) error {
 	}
 	s.tasks.Go(func() {
 		defer in.Close()
-		if _, err := io.Copy(counter{&s.frames}, in); ctx.Err() == nil {
+		if _, err := io.Copy(tally{&s.frames}, in); ctx.Err() == nil {
 			s.fail(fmt.Errorf("the capture ended: %w", errors.Join(err, io.ErrUnexpectedEOF)))
 		}
 	})
 	return nil
 }
 
-type counter struct{ n *atomic.Int64 }
+type tally struct{ n *atomic.Int64 }
 
-func (c counter) Write(p []byte) (int, error) {
-	c.n.Add(int64(len(p)))
+func (t tally) Write(p []byte) (int, error) {
+	t.n.Add(int64(len(p)))
 	return len(p), nil
 }
 
