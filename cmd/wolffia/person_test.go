@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ type person struct {
 	cache  string
 	tmp    string // TMPDIR; every process and file of a run can be told by it
 	killed bool   // a run was killed, and left its scratch folder behind
+	at     *apart // the host of their own that all of it happens on; nil for this one
 }
 
 // newPerson makes an ordinary user with an empty home, who shares the filled
@@ -189,6 +191,9 @@ func (p *person) command(ctx context.Context, c call, args ...string) *exec.Cmd 
 		bin, _ = program() // newPerson has looked at the error
 	}
 	argv := append(append(slices.Clone(c.wrap), bin), args...)
+	if p.at != nil {
+		argv = append(p.at.enter(cmp.Or(c.dir, p.home)), argv...)
+	}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = c.dir
 	if cmd.Dir == "" {
