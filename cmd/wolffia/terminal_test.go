@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"reflect"
 	"regexp"
 	"strings"
@@ -82,8 +83,14 @@ func (p *person) atTerminal(t testing.TB, args ...string) *terminal {
 func (p *person) atTerminalIn(t testing.TB, dir string, args ...string) *terminal {
 	t.Helper()
 	x := openTerminal(t, 100, 30)
-	r := &running{out: &transcript{}, err: &transcript{}, ended: make(chan struct{})}
-	r.Cmd = p.command(context.Background(), call{dir: dir, env: []string{"TERM=xterm"}}, args...)
+	x.start(t, p, p.command(context.Background(), call{dir: dir, env: []string{"TERM=xterm"}}, args...))
+	return x
+}
+
+// start runs a command on the terminal.
+func (x *terminal) start(t testing.TB, p *person, cmd *exec.Cmd) {
+	t.Helper()
+	r := &running{Cmd: cmd, out: &transcript{}, err: &transcript{}, ended: make(chan struct{})}
 	r.Stdin, r.Stdout, r.Stderr = x.far, x.far, x.far
 	r.SysProcAttr.Setsid, r.SysProcAttr.Setctty = true, true
 	if err := r.Start(); err != nil {
@@ -96,7 +103,6 @@ func (p *person) atTerminalIn(t testing.TB, dir string, args ...string) *termina
 		r.Wait()
 	}()
 	t.Cleanup(func() { p.stop(t, r) })
-	return x
 }
 
 // left checks how wolffia ended, and that the terminal is as it was.
