@@ -64,7 +64,6 @@ the usual tools and those that the lab's startup files call.`,
 	f.BoolVar(&o.debian, "debian", false, "put Debian packages in the place of container images")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "say nothing but warnings and errors")
 	f.BoolVar(&o.json, "json", false, "speak JSON: warnings on standard error, one a line, and the result on standard output")
-	complete(cmd, "output", files("yaml", "yml"))
 	cmd.ValidArgsFunction = files("conf", "yml", "yaml")
 	return cmd
 }
