@@ -20,7 +20,7 @@ func TestCheckInstalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	installed := map[string]bool{"golang-go": true} // what runs the tests
-	for _, m := range regexp.MustCompile(`\[[\w.-]+\]=(\S+)`).FindAllStringSubmatch(string(script), -1) {
+	for _, m := range regexp.MustCompile(`\[[\w./-]+\]=(\S+)`).FindAllStringSubmatch(string(script), -1) {
 		installed[m[1]] = true
 	}
 	asked := 0
