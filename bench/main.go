@@ -68,12 +68,12 @@ func benchmarks() []benchmark {
 		{"ext4", "a folder to a file system", []tool{{"mke2fs", "e2fsprogs"}}, ext4Time},
 		{"initramfs", "a folder to an initramfs", []tool{{"cpio", "cpio"}, {"find", "findutils"}}, initramfsTime},
 		{"kernel", "a kernel's package unpacked", []tool{{"dpkg-deb", "dpkg"}}, kernelTime},
-		{"net-native", "TCP between a network namespace and the host", []tool{{"iperf3", "iperf3"}, {"slirp4netns", "slirp4netns"}, {"ip", "iproute2"}}, asRoot(netNative, "net-native")},
-		{"net-uml", "TCP between a User-Mode Linux guest and the host", []tool{{"iperf3", "iperf3"}, {"slirp4netns", "slirp4netns"}, {"ip", "iproute2"}}, asRoot(netUML, "net-uml")},
+		{"net-native", "TCP between a network namespace and the host", []tool{{"iperf3", "iperf3"}, {"slirp4netns", "slirp4netns"}, {"pasta", "passt"}, {"ip", "iproute2"}}, asRoot(netNative, "net-native")},
+		{"net-uml", "TCP between a User-Mode Linux guest and the host", []tool{{"iperf3", "iperf3"}, {"slirp4netns", "slirp4netns"}, {"pasta", "passt"}, {"ip", "iproute2"}}, asRoot(netUML, "net-uml")},
 		{"switch", "frames from one VDE client to another", []tool{{"vde_switch", "vde-switch"}}, switchFrames},
 		{"switch-tcp", "TCP between VDE clients", []tool{{"iperf3", "iperf3"}, {"vde_switch", "vde-switch"}, {"vde_plug2tap", "vde2"}, {"ip", "iproute2"}}, asRoot(switchTCP, "switch-tcp")},
 		{"switch-qemu", "TCP between QEMU and a VDE client", []tool{{"iperf3", "iperf3"}, {"vde_switch", "vde-switch"}, {"vde_plug2tap", "vde2"}, {"ip", "iproute2"}, {"qemu-system-x86_64", "qemu-system-x86"}}, asRoot(switchQEMU, "switch-qemu")},
-		{"net-qemu", "TCP between an emulated PC and the host", []tool{{"iperf3", "iperf3"}, {"qemu-system-x86_64", "qemu-system-x86"}}, asRoot(netQEMU, "net-qemu")},
+		{"net-qemu", "TCP between an emulated PC and the host", []tool{{"iperf3", "iperf3"}, {"passt", "passt"}, {"qemu-system-x86_64", "qemu-system-x86"}}, asRoot(netQEMU, "net-qemu")},
 	}
 }
 

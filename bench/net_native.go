@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"wolffia/internal/vnet/wire"
 )
@@ -16,25 +17,34 @@ func netNative(ctx context.Context, b *bench) (*result, error) {
 	}
 	defer stop()
 	r := &result{notes: []string{
-		"client and server are iperf3 on the host; wolffia's tap has virtio-net headers (segments cross it whole), slirp4netns' can't",
+		"client and server are iperf3 on the host; wolffia's tap has virtio-net headers (segments cross it whole), the others' can't",
 	}}
 	for _, mtu := range []int{smallMTU, largeMTU} {
 		ours, stopOurs, err := tapNamespace(mtu)
 		if err != nil {
 			return r, err
 		}
-		theirs, stopTheirs, err := slirpNamespace(ctx, mtu)
+		slirp, stopSlirp, err := slirpNamespace(ctx, mtu)
 		if err != nil {
 			stopOurs()
 			return r, err
 		}
-		x, err := b.alternate(ctx, b.iperfIn(ours, port), b.iperfIn(theirs, port))
-		stopTheirs()
+		passt, stopPasst, err := passtNamespace(ctx, mtu)
+		if err != nil {
+			stopSlirp()
+			stopOurs()
+			return r, err
+		}
+		x, err := b.alternate(ctx, b.iperfIn(ours, port), b.iperfIn(slirp, port), b.iperfIn(passt, port))
+		stopPasst()
+		stopSlirp()
 		stopOurs()
 		if err != nil {
 			return r, err
 		}
-		r.rates(fmt.Sprintf("namespace, MTU %d", mtu), x[0], "slirp4netns", x[1])
+		what := fmt.Sprintf("namespace, MTU %d", mtu)
+		r.rates(what, x[0], "slirp4netns", x[1])
+		r.rates(what, x[0], "passt", x[2])
 	}
 	return r, nil
 }
@@ -44,13 +54,17 @@ func (b *bench) iperfIn(n *netns, port string) sampler {
 	return func(ctx context.Context) (rates []float64, err error) {
 		for _, down := range []bool{false, true} {
 			err = n.do(func() error {
-				out, _, err := command{argv: b.iperfArgs(port, down)}.output(ctx)
-				if err != nil {
-					return fmt.Errorf("%w\n%s", err, tail(string(out), 5))
+				for range 5 { // as in iperfScript
+					out, _, err := command{argv: b.iperfArgs(port, down)}.output(ctx)
+					if err != nil {
+						time.Sleep(time.Second)
+						continue
+					}
+					one, err := parseRates(out, 1)
+					rates = append(rates, one...)
+					return err
 				}
-				one, err := parseRates(out, 1)
-				rates = append(rates, one...)
-				return err
+				return fmt.Errorf("iperf3 on port %s: no measurement could be made", port)
 			})
 			if err != nil {
 				return nil, err
@@ -93,6 +107,20 @@ func slirpNamespace(ctx context.Context, mtu int) (*netns, func(), error) {
 		return nil, nil, err
 	}
 	stop, err := n.slirp(ctx, mtu, "--configure")
+	if err != nil {
+		n.close()
+		return nil, nil, err
+	}
+	return n, func() { stop(); n.close() }, nil
+}
+
+// passtNamespace is a namespace behind passt.
+func passtNamespace(ctx context.Context, mtu int) (*netns, func(), error) {
+	n, err := newNetns()
+	if err != nil {
+		return nil, nil, err
+	}
+	stop, err := n.pasta(ctx, mtu, true)
 	if err != nil {
 		n.close()
 		return nil, nil, err

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
+	"time"
 
 	"wolffia/internal/image/tarball"
 	"wolffia/internal/kernel"
@@ -44,13 +46,36 @@ func netQEMU(ctx context.Context, b *bench) (*result, error) {
 	theirs := func(ctx context.Context) ([]float64, error) {
 		return b.qemu(ctx, pc, port, nil, "user,id=n0")
 	}
-	x, err := b.alternate(ctx, ours, theirs)
+	passt := func(ctx context.Context) ([]float64, error) { return b.qemuOnPasst(ctx, pc, port) }
+	x, err := b.alternate(ctx, ours, theirs, passt)
 	if err != nil {
 		return nil, err
 	}
 	r := &result{notes: []string{"QEMU emulates the processor (TCG), which bounds both sides; its user network knows no other MTU than 1500"}}
 	r.rates(fmt.Sprintf("QEMU, MTU %d", smallMTU), x[0], "QEMU's user network", x[1])
+	r.rates(fmt.Sprintf("QEMU, MTU %d", smallMTU), x[0], "passt", x[2])
 	return r, nil
+}
+
+// qemuOnPasst boots the PC once beside passt.
+func (b *bench) qemuOnPasst(ctx context.Context, p *pc, port string) ([]float64, error) {
+	dir, err := os.MkdirTemp(b.dir, "passt-")
+	if err != nil {
+		return nil, err
+	}
+	socket := filepath.Join(dir, "s")
+	passt, err := launch(nil, exec.CommandContext(ctx, "passt", append(passtArgs(smallMTU), "-s", socket)...))
+	if err != nil {
+		return nil, err
+	}
+	defer passt.stop()
+	for range 500 {
+		if _, err = os.Stat(socket); err == nil {
+			return b.qemu(ctx, p, port, nil, "stream,id=n0,server=off,addr.type=unix,addr.path="+socket)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return nil, fmt.Errorf("passt did not start: %w", err)
 }
 
 // pc is what an emulated PC boots.

@@ -31,7 +31,11 @@ ip link set $DEV mtu $MTU up
 ip route add default via $GATEWAY
 exec >/dev/ttyS0 2>&1
 for reverse in '' -R; do
-	iperf3 -c $GATEWAY -p $PORT -t $SECONDS_EACH -J $reverse
+	for i in 1 2 3 4 5; do # as in iperfScript
+		iperf3 -c $GATEWAY -p $PORT -t $SECONDS_EACH -J $reverse >/report && break
+		sleep 1
+	done
+	cat /report
 done
 poweroff -f
 `
@@ -72,7 +76,7 @@ func addMeasure(initramfs string, files map[string][]byte) error {
 }
 
 // netUML compares User-Mode Linux guests: one that wolffia runs, and the same
-// kernel and programs on a tap, bridged to slirp4netns' tap in a namespace.
+// kernel and programs on a tap, bridged to another router's tap in a namespace.
 func netUML(ctx context.Context, b *bench) (*result, error) {
 	port, stop, err := b.iperfServer(ctx)
 	if err != nil {
@@ -88,7 +92,7 @@ func netUML(ctx context.Context, b *bench) (*result, error) {
 	}
 	r := &result{notes: []string{
 		"up is from the guest to the host; the guest boots anew for each measurement",
-		"slirp4netns' guest has a tap with segmentation offload on a bridge; wolffia's has a socket pair without",
+		"the other routers' guest has a tap with segmentation offload on a bridge; wolffia's has a socket pair without",
 		"0.000: nothing arrives; the kernel's tap transport loses frames of more than about 32 KiB",
 	}}
 	for _, mtu := range []int{smallMTU, jumboMTU, labMTU} {
@@ -105,24 +109,31 @@ func netUML(ctx context.Context, b *bench) (*result, error) {
 			}
 			return parseRates(out, 2)
 		}
-		theirs := func(ctx context.Context) ([]float64, error) { return b.umlOnSlirp(ctx, bare, port, mtu) }
-		x, err := b.alternate(ctx, ours, theirs)
+		slirp := func(ctx context.Context) ([]float64, error) {
+			return b.umlOnTap(ctx, bare, port, mtu, func(n *netns) (func(), error) { return n.slirp(ctx, mtu) })
+		}
+		passt := func(ctx context.Context) ([]float64, error) {
+			return b.umlOnTap(ctx, bare, port, mtu, func(n *netns) (func(), error) { return n.pasta(ctx, mtu, false) })
+		}
+		x, err := b.alternate(ctx, ours, slirp, passt)
 		if err != nil {
 			return r, err
 		}
-		r.rates(fmt.Sprintf("User-Mode Linux, MTU %d", mtu), x[0], "slirp4netns", x[1])
+		what := fmt.Sprintf("User-Mode Linux, MTU %d", mtu)
+		r.rates(what, x[0], "slirp4netns", x[1])
+		r.rates(what, x[0], "passt", x[2])
 	}
 	return r, nil
 }
 
-// umlOnSlirp boots the guest once beside slirp4netns.
-func (b *bench) umlOnSlirp(ctx context.Context, g *guest, port string, mtu int) ([]float64, error) {
+// umlOnTap boots the guest once beside a router that has tap0 in its namespace.
+func (b *bench) umlOnTap(ctx context.Context, g *guest, port string, mtu int, router func(*netns) (func(), error)) ([]float64, error) {
 	n, err := newNetns()
 	if err != nil {
 		return nil, err
 	}
 	defer n.close()
-	stop, err := n.slirp(ctx, mtu)
+	stop, err := router(n)
 	if err != nil {
 		return nil, err
 	}
