@@ -64,6 +64,8 @@ func benchmarks() []benchmark {
 		{"run", "wolffia run -- true, everything cached", nil, runTime},
 		{"boot", "emulated machines", []tool{{"qemu-system-x86_64", "qemu-system-x86"}}, bootTime},
 		{"idle", "a machine that does nothing", nil, idleCPU},
+		{"up", "labs", nil, upTime},
+		{"many", "a lab of many machines", nil, labOfMany},
 		{"rebuild", "images from the cache", []tool{{"mmdebstrap", "mmdebstrap"}, {"apt-ftparchive", "apt-utils"}}, rebuildTime},
 		{"ext4", "a folder to a file system", []tool{{"mke2fs", "e2fsprogs"}}, ext4Time},
 		{"initramfs", "a folder to an initramfs", []tool{{"cpio", "cpio"}, {"find", "findutils"}}, initramfsTime},
