@@ -241,6 +241,12 @@ func difference(a, b string) string {
 // guest is a namespace whose eth0 is on the same switch as a tap of the host.
 func guest(t testing.TB, name string, sw *vnet.Switch, addr, via string) {
 	t.Helper()
+	guestOn(t, name, sw, vnet.VLAN{}, addr, via)
+}
+
+// guestOn is guest with a port of the switch that is on a VLAN.
+func guestOn(t testing.TB, name string, sw *vnet.Switch, vlan vnet.VLAN, addr, via string) {
+	t.Helper()
 	netns(t, name)
 	var tap *wire.Tap
 	enter(t, name, func() {
@@ -248,7 +254,7 @@ func guest(t testing.TB, name string, sw *vnet.Switch, addr, via string) {
 		tap, err = wire.OpenTap(wire.TapOptions{Name: "eth0", VNetHdr: true})
 		must(t, err)
 	})
-	_, err := sw.Attach(tap, vnet.PortOptions{Name: name})
+	_, err := sw.Attach(tap, vnet.PortOptions{Name: name, VLAN: vlan})
 	must(t, err)
 	if addr != "" {
 		run(t, "%s ip addr add %s dev eth0 nodad", in(name), addr)

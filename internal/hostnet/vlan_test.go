@@ -1,0 +1,56 @@
+package hostnet
+
+import (
+	"errors"
+	"testing"
+
+	"wolffia/internal/host"
+	"wolffia/internal/vnet"
+)
+
+// TestVLANs has the host on a VLAN of a tap, and puts a VLAN of the uplink into a
+// bridge, while the uplink itself stays as it is. A kernel without 802.1Q says so,
+// and nothing is left.
+func TestVLANs(t *testing.T) {
+	if !apart(t) {
+		return
+	}
+	world(t, "out")
+	_, err := try(in("out") + "ip link add link eth0 name eth0.30 type vlan id 30; " + in("out") + "ip addr add 10.30.0.1/24 dev eth0.30; " + in("out") + "ip link set eth0.30 up")
+	kernel := err == nil
+	before := snapshot(t)
+	live, err := Apply(Plan{
+		Name:    "vlan",
+		Bridges: []Bridge{{Name: "br30", Uplink: "eth0", UplinkVLAN: 30}},
+		Taps: []Tap{
+			{Name: "tap0", VLANs: []VLAN{{ID: 10, Side: Side{Addr: prefix("192.168.10.1/24"), Masquerade: true}}}},
+			{Name: "tap1", Bridge: "br30"},
+		},
+	}, options(t))
+	if !kernel {
+		var u *host.UnsupportedError
+		if !errors.As(err, &u) || u.Fix == "" {
+			t.Errorf("without 8021q: %v", err)
+		}
+		same(t, before)
+		return
+	}
+	must(t, err)
+	defer live.Close()
+	sw := vnet.NewSwitch(vnet.SwitchOptions{})
+	defer sw.Close()
+	_, err = sw.Attach(live.Tap("tap0"), vnet.PortOptions{Name: "host"})
+	must(t, err)
+	guestOn(t, "ten", sw, vnet.VLAN{Access: 10}, "192.168.10.2/24", "192.168.10.1")
+	guestOn(t, "none", sw, vnet.VLAN{}, "192.168.10.3/24", "")
+	guest(t, "thirty", network(t, live, "tap1"), "10.30.0.50/24", "")
+	reaches(t, in("ten"), "192.168.10.1")
+	reaches(t, in("ten"), "203.0.113.7")
+	reaches(t, in("thirty"), "10.30.0.1")
+	reaches(t, "", "10.9.0.1")
+	if _, err := try("%s ping -n -c 1 -W 1 192.168.10.1", in("none")); err == nil {
+		t.Error("who sends no tag is on the VLAN")
+	}
+	must(t, live.Close())
+	same(t, before)
+}
