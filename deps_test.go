@@ -62,7 +62,6 @@ var owners = map[string]string{
 	"github.com/spf13/cobra":                 "cli",
 	"github.com/ProtonMail/go-crypto":        "debian",
 	"github.com/go-crypt/crypt":              "rootfs",
-	"github.com/klauspost/pgzip":             "image/compress",
 	"github.com/ulikunitz/xz":                "image/grub",
 	"golang.org/x/crypto/ssh":                "access",
 }

@@ -2,6 +2,9 @@
 // any number of them: one gzip member or one zstd frame, because the kernel's
 // initramfs unpacker takes no archive that goes on from one to the next.
 //
+// Deflate, of which gzip is made (RFC 1951, 1952), is written here: a library
+// that looks for no matches of three bytes makes initramfs larger than gzip's own.
+//
 //	z, end, err := compress.Writer(f, compress.Zstd)
 //	...
 //	err = end()
@@ -11,10 +14,8 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/klauspost/pgzip"
 )
 
 // Kind says how an archive is compressed.
@@ -23,15 +24,11 @@ type Kind string
 // The compressions. The output doesn't depend on the number of processors.
 const (
 	None Kind = ""
-	Gzip Kind = "gzip" // about as small as gzip -6, in a fraction of its time
+	Gzip Kind = "gzip" // smaller than gzip -6, in a fraction of its time
 	Zstd Kind = "zstd" // smaller than gzip, and much faster both ways
 )
 
-const (
-	gzipLevel  = 8       // of the library's scale: the nearest in size to gzip -6
-	gzipBlock  = 1 << 20 // bytes compressed at a time; part of the format's bytes, never change it lightly
-	zstdWindow = 1 << 20
-)
+const zstdWindow = 1 << 20
 
 // Writer gives a writer that compresses into w, and the function that ends
 // it, which must be called once, whatever happened before.
@@ -40,19 +37,8 @@ func Writer(w io.Writer, c Kind) (io.Writer, func() error, error) {
 	case None:
 		return w, func() error { return nil }, nil
 	case Gzip:
-		z, err := pgzip.NewWriterLevel(w, gzipLevel)
-		if err != nil {
-			return nil, nil, err
-		}
-		z.ModTime = time.Unix(0, 0) // "no time is available", RFC 1952
-		if err := z.SetConcurrency(gzipBlock, runtime.GOMAXPROCS(0)); err != nil {
-			return nil, nil, err
-		}
-		return z, func() error {
-			err := z.Close()
-			z.Reset(io.Discard) // ends its goroutines after an error, too
-			return err
-		}, nil
+		z := newGzip(w)
+		return z, func() error { return z.end(w) }, nil
 	case Zstd:
 		z, err := zstd.NewWriter(w, zstd.WithWindowSize(zstdWindow), zstd.WithConcurrentBlocks(true),
 			// With one, the library takes another path, whose bytes differ.
