@@ -107,7 +107,7 @@ func TestRunShare(t *testing.T) {
 	for text, want := range map[string]string{
 		"work":               "write it as ./src:/mnt/src",
 		"work:mnt":           `path "mnt" must start with a slash`,
-		"work:/":             "not go over the machine's root",
+		"work:/":             "the machine's root, which nothing goes over",
 		"work/word:/mnt":     "is no folder",
 		"./nowhere:/mnt":     "there is no folder " + filepath.Join(l.dir, "nowhere"),
 		"work:/mnt/$(false)": "letters, digits",

@@ -142,6 +142,7 @@ func diffMachine(before *Spec, old *Machine, now *Spec, new *Machine) (Action, [
 	note("cmdline", old.Cmdline, new.Cmdline, ActionRestart)
 	note("modules", old.Modules, new.Modules, ActionRestart)
 	note("shares", old.Shares, new.Shares, ActionRestart)
+	note("disks", old.Disks, new.Disks, ActionRestart)
 	note("forwarding", old.Forwarding, new.Forwarding, ActionRestart)
 	note("networks", wiring(old), wiring(new), ActionRestart)
 	note("links", cables(old), cables(new), ActionChange)

@@ -60,6 +60,8 @@ func lifeKeys() []key[Machine] {
 			func(d *decoder, n ast.Node, m *Machine) { d.flag(n, "forwarding", &m.Forwarding) }},
 		{"shares", "Folders of the host that it sees.", listShape(objectShape(shareKeys())),
 			func(d *decoder, n ast.Node, m *Machine) { m.Shares = d.shares(n) }},
+		{"disks", "Disks that it has besides that of its root: new ones, and images of yours.", listShape(objectShape(diskKeys())),
+			func(d *decoder, n ast.Node, m *Machine) { m.Disks = d.disks(n) }},
 	}
 }
 
@@ -87,20 +89,20 @@ func shareKeys() []key[Share] {
 		{"from", "The folder on the host, relative to this file.", textShape("./src"),
 			func(d *decoder, n ast.Node, s *Share) { d.set(n, "from", &s.From) }},
 		{"to", "Where the machine sees it.", textShape("/mnt/src"),
-			func(d *decoder, n ast.Node, s *Share) { parsed(d, n, "to", parseShareTarget, &s.To) }},
+			func(d *decoder, n ast.Node, s *Share) { parsed(d, n, "to", parseMountPoint, &s.To) }},
 		{"read-only", "Whether the machine can only read it.", boolShape(),
 			func(d *decoder, n ast.Node, s *Share) { d.flag(n, "read-only", &s.ReadOnly) }},
 	}
 }
 
-// parseShareTarget reads a path that the machine's shell takes as it is.
-func parseShareTarget(s string) (string, error) {
+// parseMountPoint reads a path that the machine's shell takes as it is.
+func parseMountPoint(s string) (string, error) {
 	p, err := parsePath(s)
 	if err == nil && strings.Trim(p, "/") == "" {
-		err = fmt.Errorf("a share does not go over the machine's root; give it a place such as /mnt")
+		err = fmt.Errorf("%q is the machine's root, which nothing goes over; give a place such as /mnt", s)
 	}
 	if err == nil && strings.Trim(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_.-") != "" {
-		err = fmt.Errorf("path %q of a share: letters, digits, slashes, dots, dashes and underscores are needed", s)
+		err = fmt.Errorf("path %q to mount something on: letters, digits, slashes, dots, dashes and underscores are needed", s)
 	}
 	return p, err
 }
@@ -112,7 +114,7 @@ func ParseShare(s string) (Share, error) {
 	if at <= 0 || at == len(rest)-1 {
 		return Share{}, fmt.Errorf("share %q is no folder of the host and a place in the machine; write it as ./src:/mnt/src, or ./src:/mnt/src:ro", s)
 	}
-	to, err := parseShareTarget(rest[at+1:])
+	to, err := parseMountPoint(rest[at+1:])
 	if err != nil {
 		return Share{}, fmt.Errorf("share %q: %w", s, err)
 	}

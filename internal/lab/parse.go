@@ -158,6 +158,7 @@ func (s *Spec) completeMachine(m *Machine, at *places) {
 			at.fail(path("after"), i, "%s", err)
 		}
 	}
+	m.checkMounts(path, at)
 	for i, p := range m.Cmdline {
 		if strings.ContainsAny(p, " \t\n\x00") {
 			at.fail(path("cmdline"), i, "kernel parameter %q holds a blank; give each as an item of its own", p)

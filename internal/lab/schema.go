@@ -62,6 +62,7 @@ func Manual() []byte {
 	manual(&b, "A network card: `networks: [{...}]` of a machine", cardKeys())
 	manual(&b, "When a machine is ready: `ready: {...}`", readyKeys())
 	manual(&b, "A share: `shares: [{...}]`", shareKeys())
+	manual(&b, "A disk: `disks: [{...}]`", diskKeys())
 	return []byte(b.String())
 }
 

@@ -77,6 +77,7 @@ type Machine struct {
 	Restart    RestartPolicy
 	Forwarding bool // it is a router
 	Shares     []Share
+	Disks      []Disk
 }
 
 // Type is the kind of computer that QEMU makes of an amd64 machine.

@@ -84,6 +84,8 @@ func (s *Spec) Check(l Limits) error {
 		switch {
 		case d.Format != Raw && d.Format != QCOW2:
 			return bad("disk %d: format %q is neither %s nor %s", i, d.Format, Raw, QCOW2)
+		case len(d.Serial) > 20 || strings.Trim(d.Serial, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-") != "":
+			return bad("disk %d: %q is no serial number", i, d.Serial)
 		case !filepath.IsAbs(d.Path):
 			return bad("disk %d: %q is not an absolute path", i, d.Path)
 		case d.Overlay != "" && !filepath.IsAbs(d.Overlay):

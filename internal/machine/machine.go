@@ -65,10 +65,13 @@ const (
 
 // Disk is one disk of a machine.
 type Disk struct {
-	Path       string // absolute, of the image on the host
-	Format     string // [Raw] or [QCOW2]; "" means Raw
-	ReadOnly   bool   // the guest can't write to it
-	Persistent bool   // writes go into the image; otherwise into a scratch file, gone with the machine
+	Path     string // absolute, of the image on the host
+	Format   string // [Raw] or [QCOW2]; "" means Raw
+	Serial   string // its serial number, where the backend's disks have one; at most 20 letters, digits and dashes
+	ReadOnly bool   // the guest can't write to it
+	// Persistent has writes go into the image; otherwise they go into a scratch
+	// file, gone with the machine. No two machines have an image that one writes to.
+	Persistent bool
 	// Overlay is the absolute path of a file that takes the writes instead, and
 	// lasts: it is made, in an existing folder, where there is none, and used again
 	// by the next machine with the same image, whatever became of the last. It

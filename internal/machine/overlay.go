@@ -42,11 +42,12 @@ type overlayRecord struct {
 // a machine whose owner was killed needs an instant to die.
 const overlayPatience = 2 * time.Second
 
-// HoldOverlays makes the overlays of s that are not there yet, and looks whether
-// the others fit. They belong to the machine for as long as any process has one
-// of the files open that it gives, of which there is one for each overlay. An
-// overlay that can't be used is a [*StartError].
-func (s *Spec) HoldOverlays(ctx context.Context, format OverlayFormat) (locks []*os.File, err error) {
+// HoldDisks makes the overlays of s that are not there yet, and looks whether
+// the others fit. They, and the images that s writes to, belong to the machine,
+// and nobody writes to the other images, for as long as any process has the files
+// open that it gives, of which there are [Spec.DiskLocks]. A disk that can't be
+// used is a [*StartError].
+func (s *Spec) HoldDisks(ctx context.Context, format OverlayFormat) (locks []*os.File, err error) {
 	defer func() {
 		if err != nil {
 			for _, l := range locks {
@@ -56,13 +57,15 @@ func (s *Spec) HoldOverlays(ctx context.Context, format OverlayFormat) (locks []
 		}
 	}()
 	for i, d := range s.Disks {
-		if d.Overlay == "" {
-			continue
-		}
-		lock, err := lockOverlay(ctx, d.Overlay)
+		lock, err := lockImage(ctx, d)
 		if err == nil {
 			locks = append(locks, lock)
-			err = readyOverlay(lock, d, format)
+		}
+		if err == nil && d.Overlay != "" {
+			if lock, err = lockOverlay(ctx, d.Overlay); err == nil {
+				locks = append(locks, lock)
+				err = readyOverlay(lock, d, format)
+			}
 		}
 		var known *overlayError
 		switch {
@@ -75,6 +78,9 @@ func (s *Spec) HoldOverlays(ctx context.Context, format OverlayFormat) (locks []
 	return locks, nil
 }
 
+// DiskLocks says how many files [Spec.HoldDisks] gives.
+func (s *Spec) DiskLocks() int { return len(s.Disks) + s.Overlays() }
+
 // Overlays counts the disks of s that have one.
 func (s *Spec) Overlays() (n int) {
 	for _, d := range s.Disks {
@@ -83,6 +89,41 @@ func (s *Spec) Overlays() (n int) {
 		}
 	}
 	return n
+}
+
+// lockImage keeps others from writing to the image of d, and from reading it if d
+// itself is written to.
+func lockImage(ctx context.Context, d Disk) (*os.File, error) {
+	how, what := unix.LOCK_SH, "it is written to"
+	if d.Persistent && !d.ReadOnly {
+		how, what = unix.LOCK_EX, "it is in use"
+	}
+	giveUp := time.Now().Add(overlayPatience)
+	f, err := os.Open(d.Path)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return f, nil
+		case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOLCK): // a file system without locks
+			return f, nil
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			f.Close()
+			return nil, &os.PathError{Op: "lock", Path: d.Path, Err: err}
+		case time.Now().After(giveUp):
+			f.Close()
+			return nil, &overlayError{cause: fmt.Sprintf("the image %s can't be used: %s by another machine", d.Path, what), fix: "stop that machine first, or give this one an image of its own"}
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, context.Cause(ctx)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // RemoveOverlay removes an overlay, if there is one, with what belongs to it.
@@ -106,7 +147,7 @@ func RemoveOverlay(path string) error {
 	return nil
 }
 
-// overlayError is an overlay that can't be used, for a reason that the person can
+// overlayError is an overlay, or an image, that can't be used, for a reason that the person can
 // do something about.
 type overlayError struct {
 	cause, fix string

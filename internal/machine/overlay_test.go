@@ -47,7 +47,7 @@ func TestOverlayIsHeldByOne(t *testing.T) {
 	for i := range 8 {
 		all.Go(func() {
 			for range 20 {
-				locks, err := spec.HoldOverlays(t.Context(), plainFormat{&made})
+				locks, err := spec.HoldDisks(t.Context(), plainFormat{&made})
 				if err != nil {
 					t.Error(err)
 					return
@@ -56,7 +56,9 @@ func TestOverlayIsHeldByOne(t *testing.T) {
 					t.Error("two have it")
 				}
 				holders.Add(-1)
-				locks[0].Close()
+				for _, l := range locks {
+					l.Close()
+				}
 				if i == 0 {
 					if err := RemoveOverlay(spec.Disks[1].Overlay); err != nil {
 						t.Error(err)
@@ -71,6 +73,55 @@ func TestOverlayIsHeldByOne(t *testing.T) {
 	}
 }
 
+// An image that is written to has nobody else, and one that is read has any
+// number, none of whom writes.
+func TestImageHasOneWriter(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		first, second Disk
+		cause         string
+	}{
+		{"two writers", Disk{Persistent: true}, Disk{Persistent: true}, "it is in use by another machine"},
+		{"a writer behind a reader", Disk{ReadOnly: true, Persistent: true}, Disk{Persistent: true}, "it is in use by another machine"},
+		{"a copy behind a writer", Disk{Persistent: true}, Disk{}, "it is written to by another machine"},
+		{"two readers", Disk{}, Disk{ReadOnly: true}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			image := overlaySpec(t).Disks[0].Path
+			hold := func(d Disk) (func(), error) {
+				d.Path = image
+				spec := Spec{Name: "alice", Disks: []Disk{d}}
+				locks, err := spec.HoldDisks(t.Context(), plainFormat{})
+				if err == nil && len(locks) != spec.DiskLocks() {
+					t.Errorf("%d locks of %d", len(locks), spec.DiskLocks())
+				}
+				return func() {
+					for _, l := range locks {
+						l.Close()
+					}
+				}, err
+			}
+			first, err := hold(c.first)
+			if err != nil {
+				t.Fatal(err)
+			}
+			second, err := hold(c.second)
+			var e *StartError
+			if errors.As(err, &e) != (c.cause != "") || e != nil && (!strings.Contains(e.Cause, c.cause) || e.Fix == "") {
+				t.Errorf("%v", err)
+			}
+			second()
+			first()
+			again, err := hold(Disk{Persistent: true})
+			if err != nil {
+				t.Error(err)
+			}
+			again()
+		})
+	}
+}
+
 // What was left half-made is made again; what was not made here is not touched.
 func TestOverlayLeftovers(t *testing.T) {
 	spec := overlaySpec(t)
@@ -82,7 +133,7 @@ func TestOverlayLeftovers(t *testing.T) {
 		}
 	}
 	hold := func() error {
-		locks, err := spec.HoldOverlays(t.Context(), plainFormat{&made})
+		locks, err := spec.HoldDisks(t.Context(), plainFormat{&made})
 		for _, l := range locks {
 			l.Close()
 		}

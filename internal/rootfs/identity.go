@@ -43,7 +43,7 @@ type IdentityConfig struct {
 	Hosts          []Host             // other machines, for /etc/hosts
 	Forwarding     bool               // it routes between its cards
 	Modules        []string           // paths of modules in load order, each with options behind it
-	Shares         []Share            // folders of the host
+	Mounts         []Mount            // disks and folders of the host, those below others behind them
 	V6             bool               // wait (at most 1 s) for an address by router advertisement; with Forwarding, advertisements still count
 	Seed           []byte             // for the kernel's random numbers, where it has none yet
 	KeepInittab    bool               // the image's files bring their own /etc/inittab
@@ -73,12 +73,12 @@ type Host struct {
 	Names []string // the main one first; as in DNS
 }
 
-// Share is a folder of the host that the guest mounts.
-type Share struct {
-	Tag      string // what the backend calls it: machine.Share.Tag
-	Type     string // of file system: machine.Guest.Share.Type
+// Mount is a disk, or a folder of the host, that the guest mounts.
+type Mount struct {
+	What     string // the device, such as "/dev/vda1", or what the backend calls a folder: machine.Share.Tag
+	Type     string // of file system: "ext4", machine.Guest.Share.Type
 	To       string // where, an absolute path of letters, digits and "/_.@+:=-"; made if it is not there
-	Options  string // of mount, with commas between them: machine.Guest.Share.Options(Tag); may be empty
+	Options  string // of mount, with commas between them: machine.Guest.Share.Options(tag); may be empty
 	ReadOnly bool   // mounted so; what keeps the guest from writing is the backend
 }
 
@@ -189,12 +189,12 @@ func (c IdentityConfig) machineFile() (string, error) {
 		}
 		fmt.Fprintf(&s, "HOSTS='%s'\n", strings.Join(hosts, "\n"))
 	}
-	if len(c.Shares) > 0 {
-		shares := make([]string, len(c.Shares))
-		for i, x := range c.Shares {
-			shares[i] = x.field()
+	if len(c.Mounts) > 0 {
+		mounts := make([]string, len(c.Mounts))
+		for i, x := range c.Mounts {
+			mounts[i] = x.field()
 		}
-		fmt.Fprintf(&s, "# TYPE,TAG,FOLDER[,OPTION...]\nSHARES=%q\n", strings.Join(shares, " "))
+		fmt.Fprintf(&s, "# TYPE,WHAT,FOLDER[,OPTION...]\nMOUNTS=%q\n", strings.Join(mounts, " "))
 	}
 	if len(c.AuthorizedKeys) > 0 {
 		fmt.Fprintf(&s, "KEYS='%s'\n", strings.ReplaceAll(strings.Join(c.AuthorizedKeys, "\n"), "'", `'\''`))
@@ -240,9 +240,9 @@ func (c IdentityConfig) check() error {
 			return errors.New("an authorized key is one line")
 		}
 	}
-	for _, x := range c.Shares {
-		if !nicRule.MatchString(x.Type) || !deviceRule.MatchString(x.Tag) || !targetRule.MatchString(x.To) || x.Options != "" && !optionRule.MatchString(x.Options) {
-			return fmt.Errorf("share %q of type %q, on %q with options %q", x.Tag, x.Type, x.To, x.Options)
+	for _, x := range c.Mounts {
+		if !nicRule.MatchString(x.Type) || !deviceRule.MatchString(x.What) || !targetRule.MatchString(x.To) || x.Options != "" && !optionRule.MatchString(x.Options) {
+			return fmt.Errorf("mount of %q, of type %q, on %q with options %q", x.What, x.Type, x.To, x.Options)
 		}
 	}
 	if slices.ContainsFunc(c.DNS, zoned) {
@@ -303,14 +303,14 @@ func (r Route) field() string {
 	return to + "," + r.Via.String()
 }
 
-// field renders s for SHARES.
-func (s Share) field() string {
-	words := []string{s.Type, s.Tag, s.To}
-	if s.ReadOnly {
+// field renders m for MOUNTS.
+func (m Mount) field() string {
+	words := []string{m.Type, m.What, m.To}
+	if m.ReadOnly {
 		words = append(words, "ro")
 	}
-	if s.Options != "" {
-		words = append(words, s.Options)
+	if m.Options != "" {
+		words = append(words, m.Options)
 	}
 	return strings.Join(words, ",")
 }

@@ -27,7 +27,7 @@ func TestIdentity(t *testing.T) {
 		DNS: []netip.Addr{netip.MustParseAddr("10.0.0.3")}, Modules: []string{"/lib/modules/6/a.ko", "/lib/modules/6/b.ko debug=1"},
 		Search: "lan", V6: true, Seed: []byte{1, 2, 3}, Forwarding: true,
 		Hosts:  []Host{{netip.MustParseAddr("10.0.0.6"), []string{"bob.lan", "bob"}}, {netip.MustParseAddr("fd00::6"), []string{"bob"}}},
-		Shares: []Share{{Tag: "share0", Type: "9p", To: "/mnt/src", Options: "trans=virtio,msize=4096", ReadOnly: true}, {Tag: "x", Type: "hostfs", To: "/y"}},
+		Mounts: []Mount{{What: "share0", Type: "9p", To: "/mnt/src", Options: "trans=virtio,msize=4096", ReadOnly: true}, {What: "x", Type: "hostfs", To: "/y"}},
 	})
 	must(t, err)
 	for name, want := range map[string]string{
@@ -48,8 +48,8 @@ DNS="10.0.0.3"
 SEARCH=lan
 HOSTS='10.0.0.6 bob.lan bob
 fd00::6 bob'
-# TYPE,TAG,FOLDER[,OPTION...]
-SHARES="9p,share0,/mnt/src,ro,trans=virtio,msize=4096 hostfs,x,/y"
+# TYPE,WHAT,FOLDER[,OPTION...]
+MOUNTS="9p,share0,/mnt/src,ro,trans=virtio,msize=4096 hostfs,x,/y"
 KEYS='key one
 from="o'\''hara" key two'
 SEED=010203
@@ -90,10 +90,10 @@ func TestIdentityRefuses(t *testing.T) {
 		"route's family": {NICs: []NIC{{Name: "e", MAC: testMAC, Routes: []Route{{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParseAddr("fd00::1")}}}}},
 		"route's zone":   {NICs: []NIC{{Name: "e", MAC: testMAC, Routes: []Route{{Via: netip.MustParseAddr("fe80::1%$(id)")}}}}},
 		"route nowhere":  {NICs: []NIC{{Name: "e", MAC: testMAC, Routes: []Route{{}}}}},
-		"share's tag":    {Shares: []Share{{Tag: "a,b", Type: "9p", To: "/x"}}},
-		"share's type":   {Shares: []Share{{Tag: "a", Type: "9p x", To: "/x"}}},
-		"share's place":  {Shares: []Share{{Tag: "a", Type: "9p", To: "x"}, {Tag: "a", Type: "9p", To: "/$(id)"}}},
-		"share's option": {Shares: []Share{{Tag: "a", Type: "9p", To: "/x", Options: "a b"}}},
+		"mounted":        {Mounts: []Mount{{What: "a,b", Type: "9p", To: "/x"}}},
+		"mount's type":   {Mounts: []Mount{{What: "a", Type: "9p x", To: "/x"}}},
+		"mount's place":  {Mounts: []Mount{{What: "a", Type: "9p", To: "x"}, {What: "a", Type: "9p", To: "/$(id)"}}},
+		"mount's option": {Mounts: []Mount{{What: "a", Type: "9p", To: "/x", Options: "a b"}}},
 		"zone":           {NICs: []NIC{{Name: "e", MAC: testMAC, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}, Gateways: []netip.Addr{netip.MustParseAddr("fe80::1%$(id)")}}}},
 	} {
 		if _, err := Identity(c); err == nil {

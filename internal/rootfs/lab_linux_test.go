@@ -48,7 +48,7 @@ kill -USR1 $(cat /run/udhcpc.eth0.pid); sleep 1; echo "CHECK renewed $(ip route 
 	id := identity(t)
 	id.V6, id.Forwarding = true, true
 	id.Hosts = []Host{host("10.9.0.6", "bob.lan", "bob"), host("fd09::6", "bob.lan", "bob")}
-	id.Shares = []Share{{Tag: "src", Type: "hostfs", To: "/mnt/a/b"}, {Tag: "gone", Type: "9p", To: "/mnt/c", Options: "trans=virtio", ReadOnly: true}}
+	id.Mounts = []Mount{{What: "src", Type: "hostfs", To: "/mnt/a/b"}, {What: "gone", Type: "9p", To: "/mnt/c", Options: "trans=virtio", ReadOnly: true}}
 	id.NICs = []NIC{
 		{Name: "eth0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, DHCP: true,
 			Routes: []Route{route("10.1.0.0/16", "10.0.2.9"), route("fd01::/64", "fd00:2::9"), route("10.3.0.0/16", "10.99.0.1")}},
@@ -68,7 +68,7 @@ kill -USR1 $(cat /run/udhcpc.eth0.pid); sleep 1; echo "CHECK renewed $(ip route 
 		"CHECK shared hello", "CHECK released 0", "CHECK renewed 10.1.0.0/16 via 10.0.2.9 dev eth0")
 	for _, want := range []string{
 		"error network no way to 10.3.0.0/16 by 10.99.0.1 over eth0", "error network no way to 10.4.0.0/16 by 10.98.0.1 over eth1",
-		"error mounts can't mount the shared folder gone on /mnt/c: mounting gone on /mnt/c failed: No such device", "ready",
+		"error mounts can't mount gone on /mnt/c: mounting gone on /mnt/c failed: No such device", "ready",
 	} {
 		if !slices.Contains(g.status, want) {
 			t.Errorf("no status line %q", want)

@@ -34,6 +34,7 @@ type Config struct {
 	Kernel  string // path of the kernel, of the kind the backend boots
 	Image   string // path of the image, or of what finds it on a disk, as a cpio archive
 	Disks   []machine.Disk
+	Mounts  []rootfs.Mount // disks of these that its init mounts
 	// Firmware boots the first of Disks. Nothing is known of what is on it then:
 	// it has no identity, can't be entered, and is ready at once.
 	Firmware machine.Firmware
@@ -214,11 +215,13 @@ func (s *Guest) identity() (string, error) {
 		return "", fmt.Errorf("make a seed: %w", err)
 	}
 	s.network(&id)
+	id.Mounts = slices.Clone(c.Mounts)
 	for i, x := range m.Shares {
-		id.Shares = append(id.Shares, rootfs.Share{
-			Tag: shareTag(i), Type: guest.Share.Type, To: x.To, Options: guest.Share.Options(shareTag(i)), ReadOnly: x.ReadOnly,
+		id.Mounts = append(id.Mounts, rootfs.Mount{
+			What: shareTag(i), Type: guest.Share.Type, To: x.To, Options: guest.Share.Options(shareTag(i)), ReadOnly: x.ReadOnly,
 		})
 	}
+	slices.SortStableFunc(id.Mounts, func(a, b rootfs.Mount) int { return strings.Compare(a.To, b.To) }) // folders before what is in them
 	t, err := rootfs.Identity(id)
 	if err != nil {
 		return "", err

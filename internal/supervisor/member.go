@@ -397,7 +397,7 @@ func (m *member) same(cfg Config) bool {
 	defer m.mu.Unlock()
 	old := m.prepared.cfg
 	return old.Arch == cfg.Arch && old.Backend.Name() == cfg.Backend.Name() && old.Kernel == cfg.Kernel && old.Image == cfg.Image &&
-		old.Modules == cfg.Modules && old.Firmware == cfg.Firmware && reflect.DeepEqual(old.Disks, cfg.Disks) && reflect.DeepEqual(old.Cmdline, cfg.Cmdline)
+		old.Modules == cfg.Modules && old.Firmware == cfg.Firmware && reflect.DeepEqual(old.Disks, cfg.Disks) && reflect.DeepEqual(old.Mounts, cfg.Mounts) && reflect.DeepEqual(old.Cmdline, cfg.Cmdline)
 }
 
 // change takes over what a file says anew of a machine that runs.

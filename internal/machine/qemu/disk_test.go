@@ -34,7 +34,7 @@ func TestOverlayFiles(t *testing.T) {
 		d.Overlay = filepath.Join(dir, "over-"+d.Format)
 		spec := machine.Spec{Name: "alice", Disks: []machine.Disk{d}}
 		for range 2 { // made, and opened again
-			locks, err := spec.HoldOverlays(t.Context(), overlays{})
+			locks, err := spec.HoldDisks(t.Context(), overlays{})
 			if err != nil {
 				t.Fatal(err)
 			}

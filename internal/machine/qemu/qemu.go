@@ -198,7 +198,7 @@ func (p *plan) arguments(b Backend) {
 		p.add("-fsdev", fsdev(i, x), "-device", fmt.Sprintf("virtio-9p-%s,fsdev=%s,mount_tag=%s", p.board.bus, shareID(i), x.Tag))
 	}
 	if !p.byHand {
-		for range p.spec.Overlays() {
+		for range p.spec.DiskLocks() {
 			p.fd("a file that is locked while the machine has its disk")
 		}
 	}
@@ -270,6 +270,9 @@ func (p *plan) devices() {
 	for i, d := range p.spec.Disks {
 		p.add("-drive", drive(i, d))
 		device := fmt.Sprintf("virtio-blk-%s,drive=%s", p.board.bus, diskID(i))
+		if d.Serial != "" {
+			device += ",serial=" + d.Serial
+		}
 		if p.spec.Firmware != machine.FirmwareNone { // otherwise it would come before the kernel, on some machines
 			device += fmt.Sprintf(",bootindex=%d", i)
 		}

@@ -167,7 +167,7 @@ func (m *running) open(ctx context.Context, p *plan) (theirs []*os.File, err err
 		m.ports = append(m.ports, port)
 		theirs = append(theirs, guest)
 	}
-	locks, err := p.spec.HoldOverlays(ctx, overlays{})
+	locks, err := p.spec.HoldDisks(ctx, overlays{})
 	if err != nil {
 		return theirs, err
 	}

@@ -187,7 +187,7 @@ func (p *plan) arguments() {
 		p.argv = append(p.argv, fmt.Sprintf("vec%d:transport=fd,fd=%d,mac=%s,mtu=%d,depth=128",
 			i, fd(fmt.Sprintf("network interface %d: a SOCK_SEQPACKET socket", i)), n.MAC, n.MTU))
 	}
-	for range s.Overlays() {
+	for range s.DiskLocks() {
 		fd("a file that is locked while the machine has its disk")
 	}
 	p.argv = append(p.argv, p.disks()...)
