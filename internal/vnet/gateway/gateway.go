@@ -59,8 +59,9 @@ func New(port vnet.Port, cfg Config) (*Gateway, error) {
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.link = newLink(port, cfg.MAC, cfg.MTU, 64, 0)
 	g.addresses()
-	g.near, g.police = newNeighbours(), &police{}
-	g.link.filter, g.link.tick = g.filter, g.police.tick
+	g.near = newNeighbours()
+	g.police = &police{watch: func() bool { return g.tasks.start(func() { g.police.run(g.ctx) }) }}
+	g.link.filter, g.link.tick, g.link.idle = g.filter, g.police.tick, g.police.idle
 	g.names = newNames(g)
 	g.dhcp = newDHCPServer(g)
 	g.tftp = newTFTPServer(g)

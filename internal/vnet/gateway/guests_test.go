@@ -103,22 +103,3 @@ func TestNeighbours(t *testing.T) {
 		t.Error("an address that moved is still where it was")
 	}
 }
-
-func TestPolice(t *testing.T) {
-	p := &police{}
-	now := time.Unix(1e9, 0)
-	p.tick(now)
-	paid := 0
-	for range 10 * policeBurst {
-		if p.pays(7, costFlow) {
-			paid++
-		}
-	}
-	if paid != policeBurst/costFlow || !p.pays(8, costFlow) {
-		t.Errorf("one guest paid for %d flows", paid)
-	}
-	p.tick(now.Add(time.Second / 100))
-	if !p.pays(7, policeRate/100) || p.pays(7, 1) {
-		t.Error("a bucket fills at another rate")
-	}
-}

@@ -26,10 +26,11 @@ const (
 	// or 60 seconds. Packets that wait for a hardware address: netstack keeps
 	// 256 for each address.
 
-	// What a guest may make the gateway do itself, in the coin of guests.go; what
+	// What a guest may make the gateway do itself, in the coin of police.go; what
 	// it can't pay is dropped.
 	policeRate  = 20000 // a second
 	policeBurst = 20000 // at most saved up
+	policeLeast = 200   // of either, that the gateway leaves a guest when it can't keep up
 
 	neighbourIdle = time.Minute // then another address may take the place
 

@@ -26,7 +26,8 @@ type link struct {
 	mtu    uint32
 	mac    tcpip.LinkAddress
 	filter func(from guest, frame []byte, now int64) bool // says whether the stack is to see it; nil: always
-	tick   func(now time.Time)                            // with each batch; nil: nobody asks
+	tick   func(now time.Time)                            // when a batch begins; nil: nobody asks
+	idle   func()                                         // and when it has ended
 	batch  int
 
 	unchecked atomic.Bool // the packet that is being delivered has checksums that nobody has verified
@@ -104,6 +105,9 @@ func (l *link) receive() {
 			c.add(from, f)
 		}
 		c.flush()
+		if l.idle != nil {
+			l.idle()
+		}
 	}
 }
 

@@ -1,0 +1,106 @@
+package gateway
+
+import (
+	"testing"
+	"time"
+)
+
+func TestPolice(t *testing.T) {
+	p := &police{}
+	now := time.Unix(1e9, 0)
+	p.tick(now)
+	paid := 0
+	for range 10 * policeBurst {
+		if p.pays(7, costFlow) {
+			paid++
+		}
+	}
+	if paid != policeBurst/costFlow || !p.pays(8, costFlow) {
+		t.Errorf("one guest paid for %d flows", paid)
+	}
+	p.tick(now.Add(time.Second / 100))
+	if !p.pays(7, policeRate/100) || p.pays(7, 1) {
+		t.Error("a bucket fills at another rate")
+	}
+}
+
+// TestPoliceLate: when the gateway can't keep up, the guest that asks most is the
+// one that gets less, and gets everything again when it can.
+func TestPoliceLate(t *testing.T) {
+	looks := 0
+	p := &police{watch: func() bool { looks++; return true }}
+	now := time.Unix(1e9, 0)
+	// asks is what the hostile guest can pay for in 100 ms.
+	asks := func() (paid int) {
+		now = now.Add(100 * time.Millisecond)
+		p.tick(now)
+		for p.pays(7, costPacket) {
+			paid++
+		}
+		return paid
+	}
+	p.tick(now)
+	for range policeLeast {
+		p.pays(8, costPacket)
+	}
+	if looks != 0 {
+		t.Error("the police looks at one that asks for little")
+	}
+	asks()
+	if looks != 1 {
+		t.Fatal("nobody looks at one that asks for much")
+	}
+	for range 5 {
+		p.pays(8, costPacket)
+		if !p.gauge(10 * gaugeLate) {
+			t.Fatal("nobody looks any more")
+		}
+		asks()
+	}
+	if n := asks(); n != policeLeast/10 {
+		t.Errorf("a gateway that can't keep up does %d for the hostile guest, want %d", n, policeLeast/10)
+	}
+	p.tick(now.Add(time.Second))
+	for range policeBurst {
+		if !p.pays(8, costPacket) {
+			t.Fatal("the other guest gets less")
+		}
+	}
+	for end := 0; p.gauge(0); end++ {
+		if end == 1000 {
+			t.Fatal("the police looks for ever")
+		}
+	}
+	if n := asks(); n < policeRate/10 {
+		t.Errorf("a gateway that keeps up does %d for the guest", n)
+	}
+	if looks != 2 {
+		t.Errorf("the police began to look %d times", looks)
+	}
+}
+
+// TestPoliceRuns: the reading is taken by itself, and ends.
+func TestPoliceRuns(t *testing.T) {
+	done := make(chan struct{})
+	p := &police{}
+	p.watch = func() bool {
+		go func() {
+			defer close(done)
+			p.run(t.Context())
+		}()
+		return true
+	}
+	// A batch that was begun long ago and has not ended.
+	p.tick(time.Now().Add(-time.Hour))
+	for range policeLeast + 1 {
+		p.pays(7, costPacket)
+	}
+	for slow := 0.0; slow <= 1; time.Sleep(gaugeEvery) {
+		p.pays(7, costPacket)
+		p.mu.Lock()
+		slow = p.buckets[7].slow
+		p.mu.Unlock()
+	}
+	p.idle()
+	<-done
+}
