@@ -59,6 +59,10 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 	if m.Boot != lab.BootKernel && console == rootfs.ConsoleNone {
 		return nil, usagef("machine %q: boot %s gives the console alone: nothing of wolffia's is on the disk to run a command", m.Name, m.Boot)
 	}
+	found, err := p.checkDisks(env, m)
+	if err != nil {
+		return nil, err
+	}
 	r := &ready{}
 	defer func() {
 		if err != nil {
@@ -78,9 +82,12 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 	}
 	r.closers = append(r.closers, r.image.Release)
 	if m.Boot != lab.BootKernel {
-		return r, p.firmware(ctx, env, o, r, m, img, events)
+		if err := p.firmware(ctx, env, o, r, m, img, events); err != nil {
+			return nil, err
+		}
+		return r, p.addDisks(ctx, env, r, found, o.keep, events)
 	}
-	if r.kernel, err = p.kernel(ctx, m, img); err != nil {
+	if r.kernel, err = p.kernel(ctx, m, img, found); err != nil {
 		return nil, err
 	}
 	r.closers = append(r.closers, r.kernel.Close)
@@ -98,9 +105,11 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 		Dir: dir, Env: processEnv(env, dir), Patience: o.patience, Events: events,
 	}
 	if m.Root == lab.RootDisk {
-		return r, p.rootOnDisk(ctx, r, img)
+		if err := p.rootOnDisk(ctx, r, img); err != nil {
+			return nil, err
+		}
 	}
-	return r, nil
+	return r, p.addDisks(ctx, env, r, found, o.keep, events)
 }
 
 // firmware sets up a machine that boots from its own disk, as any computer
@@ -245,6 +254,8 @@ func (p *project) check(m *lab.Machine, img *lab.Image) error {
 		return usagef("machine %q: firmware finds the kernel on the disk: kernel, cmdline and modules are the image's; leave them out, or boot", m.Name)
 	case m.Boot != lab.BootKernel && len(m.Shares) > 0:
 		return usagef("machine %q: boot %s has a system of its own, which mounts no shares; leave them out, or boot", m.Name, m.Boot)
+	case m.Boot != lab.BootKernel && slices.ContainsFunc(m.Disks, func(k lab.Disk) bool { return k.Mount != "" }):
+		return usagef("machine %q: boot %s has a system of its own, which mounts its disks itself; leave mount out, or boot", m.Name, m.Boot)
 	case m.Type != lab.TypeDefault && (arch != "amd64" || m.Backend == lab.BackendUML):
 		return usagef("machine %q: type %s is a PC of QEMU's, for amd64", m.Name, m.Type)
 	case m.Type == lab.TypeMicroVM && m.Boot != lab.BootKernel:
@@ -266,23 +277,27 @@ func (p *project) check(m *lab.Machine, img *lab.Image) error {
 func hasUML() bool { return build.HostArch() == "amd64" }
 
 // kernel gets the machine's kernel, which decides what can run it.
-func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image) (*build.Kernel, error) {
+func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image, disks []diskContent) (*build.Kernel, error) {
 	arch := img.Arch
 	guest := qemu.Backend{MicroVM: m.Type == lab.TypeMicroVM}.Guest(arch)
 	req := build.KernelRequest{Release: img.Release, Arch: arch, Modules: m.Modules, Optional: slices.Concat(guest.Modules, ipv6(m))}
 	if m.Root == lab.RootDisk {
 		req.Optional = append(req.Optional, "ext4")
 	}
-	var sharing []string
+	var mounting []string // what shares and disks need
+	for _, d := range disks {
+		mounting = append(mounting, d.modules()...)
+	}
+	onUML := slices.Concat(m.Modules, ipv6(m), mounting)
 	if len(m.Shares) > 0 {
-		sharing = guest.Share.Modules
+		mounting = append(mounting, guest.Share.Modules...)
 	}
 	own := m.Kernel
 	if own == "" && build.IsPath(img.Kernel) {
 		own = img.Kernel
 	}
 	if own != "" {
-		req.Optional = append(req.Optional, sharing...) // it may have them built in, without saying so
+		req.Optional = append(req.Optional, mounting...) // it may have them built in, without saying so
 		k, err := p.builder.LocalKernel(ctx, inDir(p.builder.Dir, own), req)
 		if errors.Is(err, fs.ErrNotExist) && !errors.As(err, new(*kernel.NotBuiltError)) {
 			return nil, &usageError{err}
@@ -297,10 +312,10 @@ func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image) (*
 		return k, nil
 	}
 	if m.Backend == lab.BackendUML || m.Backend == lab.BackendAuto && m.Type == lab.TypeDefault && hasUML() && arch == build.HostArch() {
-		return p.builder.UML(ctx, kernel.UMLSuites(host.New().XState()), slices.Concat(m.Modules, ipv6(m)))
+		return p.builder.UML(ctx, kernel.UMLSuites(host.New().XState()), onUML)
 	}
 	req.Flavour = img.Kernel
-	req.Modules = slices.Concat(req.Modules, sharing) // the smallest kernel lacks them
+	req.Modules = slices.Concat(req.Modules, mounting) // the smallest kernel lacks them
 	return p.builder.Linux(ctx, req)
 }
 

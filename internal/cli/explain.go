@@ -144,7 +144,7 @@ func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []s
 		x.Machine.Kernel, x.Machine.Release = spec.Kernel, r.kernel.Release
 	}
 	for _, d := range spec.Disks {
-		x.Machine.Disks = append(x.Machine.Disks, d.Path)
+		x.Machine.Disks = append(x.Machine.Disks, d.Path+diskNote(d))
 	}
 	for i, s := range spec.Shares {
 		text := s.Path + " at " + m.Shares[i].To
@@ -159,11 +159,27 @@ func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []s
 	return x.show(env, o.json)
 }
 
+// diskNote says what a machine can do to a disk's image.
+func diskNote(d machine.Disk) string {
+	switch {
+	case d.ReadOnly:
+		return ", to read"
+	case d.Persistent:
+		return ", written in place"
+	}
+	return ", of which it writes to a copy"
+}
+
 // showScript prints what starts the machine without wolffia.
 func showScript(env Env, cfg supervisor.Config) error {
 	s, ok := cfg.Backend.(machine.Scripter)
 	if !ok {
 		return usagef("--script is for the backend qemu, and this machine's is %s: add --backend qemu", cfg.Backend.Name())
+	}
+	for _, k := range cfg.Machine.Disks {
+		if k.From == "" {
+			return usagef("--script: disk %s is made anew for each machine, and a script has none; give it an image (from), or leave it out", k.Name)
+		}
 	}
 	text, err := s.Script(supervisor.Standalone(cfg))
 	if err != nil {
@@ -370,7 +386,7 @@ func (x *explanation) show(env Env, asJSON bool) error {
 			fmt.Fprintln(w, "    "+p)
 		}
 		for _, p := range m.Disks {
-			fmt.Fprintf(w, "  disk, of which it writes to a copy: %s\n", p)
+			fmt.Fprintf(w, "  disk: %s\n", p)
 		}
 		for _, s := range m.Shares {
 			fmt.Fprintf(w, "  shared folder: %s\n", s)

@@ -230,6 +230,7 @@ type machineOptions struct {
 	modules  []string
 	shares   []string
 	patience time.Duration
+	keep     string // folder where what is written to disks is kept; empty means that it is not
 }
 
 func (o *machineOptions) flags(env Env, file *string, cmd *cobra.Command) {

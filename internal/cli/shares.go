@@ -45,9 +45,13 @@ func (l *labFile) checkShares(env Env, m *lab.Machine) error {
 	return nil
 }
 
-// checkFolders looks whether all folders of the host are there that the file names.
-func (l *labFile) checkFolders(env Env) error {
+// checkPaths looks whether all folders and images of the host are there that the
+// file names.
+func (l *labFile) checkPaths(env Env) error {
 	for _, name := range l.MachineNames() {
+		if _, err := l.checkDisks(env, l.Machines[name]); err != nil {
+			return err
+		}
 		if err := l.checkShares(env, l.Machines[name]); err != nil {
 			return err
 		}

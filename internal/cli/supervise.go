@@ -236,31 +236,11 @@ func (s *supervise) prepare(ctx context.Context, spec *lab.Spec, m *lab.Machine)
 	s.mu.Lock()
 	p, patience := s.project, s.patience
 	s.mu.Unlock()
-	r, err := p.prepare(ctx, s.env, &machineOptions{patience: patience}, m.Name, rootfs.ConsoleShell, event.Func(s.emit))
+	r, err := p.prepare(ctx, s.env, &machineOptions{patience: patience, keep: s.dir.join(labDisks)}, m.Name, rootfs.ConsoleShell, event.Func(s.emit))
 	if err != nil {
 		return supervisor.Config{}, nil, asUsage(err)
 	}
-	if err := s.keepDisks(r); err != nil {
-		r.close()
-		return supervisor.Config{}, nil, err
-	}
 	return r.config, r.close, nil
-}
-
-// keepDisks has what a machine writes to its disks last, in the lab's folder.
-func (s *supervise) keepDisks(r *ready) error {
-	disks := r.config.Disks
-	if len(disks) == 0 {
-		return nil
-	}
-	if err := os.MkdirAll(s.dir.join(labDisks), 0o700); err != nil {
-		return fmt.Errorf("make a folder for the disks: %w", err)
-	}
-	for i := range disks {
-		disks[i].Overlay = filepath.Join(s.dir.join(labDisks), fmt.Sprintf("%s-%d", r.config.Machine.Name, i))
-		disks[i].Base = filepath.Base(disks[i].Path)
-	}
-	return nil
 }
 
 // downPatience is how long a lab may take to shut down before what is left of

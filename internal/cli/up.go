@@ -60,7 +60,7 @@ func (o *upOptions) run(ctx context.Context, env Env) error {
 	if o.patience <= 0 {
 		return usagef("--boot-timeout %v leaves a machine no time; write one such as 90s or 5m", o.patience)
 	}
-	if err := l.checkFolders(env); err != nil {
+	if err := l.checkPaths(env); err != nil {
 		return err
 	}
 	d, err := labDirOf(env, l.Name, l.path)
@@ -231,7 +231,8 @@ func newDown(env Env) *cobra.Command {
 		Short: "Shut the lab down",
 		Long: `Asks every machine of the lab to power off, kills those that don't within 10 s, and
 ends networks and supervisor. What was changed on the host's own network is undone.
-Disks of machines (root: disk) stay for the next up, unless --volumes drops them.`,
+Disks of machines, and what was written to them, stay for the next up, unless
+--volumes drops them.`,
 		Example: "  wolffia down\n  wolffia down --volumes",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -1,0 +1,406 @@
+package cli
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"wolffia/internal/event"
+	"wolffia/internal/image/disk"
+	"wolffia/internal/image/ext4"
+	"wolffia/internal/image/fat"
+	"wolffia/internal/image/qcow2"
+	"wolffia/internal/lab"
+	"wolffia/internal/machine"
+	"wolffia/internal/rootfs"
+	"wolffia/internal/tree"
+)
+
+// Of each disk that the file gives a machine there are, in the lab's folder of
+// disks or, for a throwaway machine, in the machine's own, as MACHINE.DISK with
+//
+//   - .img: a new disk, or the copy of an image that the backend can't read. The
+//     machine writes to it; any backend can.
+//   - .made: what that was made as, a madeDisk.
+//   - .cow: what the machine wrote over an image, in the backend's form.
+
+// diskContent is what a machine's disk is found to be.
+type diskContent struct {
+	format  string // machine.Raw or machine.QCOW2
+	size    int64  // bytes of an image's file
+	changed time.Time
+	part    int    // of its root file system; 0 means that this is all of the disk
+	mount   string // the type of that for mount(8); empty where none is known
+}
+
+// modules are the drivers of what is on the disk.
+func (c diskContent) modules() []string {
+	switch c.mount {
+	case "":
+		return nil
+	case "vfat":
+		return []string{"vfat", "nls_cp437", "nls_ascii"} // those that a mount without options asks for
+	}
+	return []string{c.mount}
+}
+
+// checkDisks looks at the images that the file gives a machine, and tells what is
+// on all of its disks.
+func (l *labFile) checkDisks(env Env, m *lab.Machine) ([]diskContent, error) {
+	var out []diskContent
+	for i, k := range m.Disks {
+		c := diskContent{format: machine.Raw}
+		switch {
+		case k.From != "":
+			var err error
+			if c, err = lookAtDisk(inDir(l.dir(env), k.From), k); err != nil {
+				return nil, l.diskError(m, i, "from", err)
+			}
+		case k.Format == lab.DiskFAT:
+			c.mount = "vfat"
+		case k.Format != lab.DiskEmpty:
+			c.mount = "ext4" // a driver for ext2 and ext3, too
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+func (l *labFile) diskError(m *lab.Machine, i int, key string, err error) error {
+	return lab.ErrorAt(l.title, l.text, err, "machines", m.Name, "disks", strconv.Itoa(i), key)
+}
+
+// lookAtDisk tells what an image is by its content.
+func lookAtDisk(path string, k lab.Disk) (c diskContent, err error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return c, fmt.Errorf("there is no disk image %s", path)
+	case err != nil:
+		return c, err
+	case info.IsDir():
+		return c, fmt.Errorf("%s is a folder, and no disk image; a machine sees folders as shares", path)
+	case !info.Mode().IsRegular() && info.Mode().Type() != fs.ModeDevice:
+		return c, fmt.Errorf("%s is neither a file nor a block device", path)
+	}
+	how := os.O_RDONLY
+	if k.InPlace {
+		how = os.O_RDWR
+	}
+	f, err := os.OpenFile(path, how, 0)
+	if err != nil {
+		return c, err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return c, err
+	}
+	if size == 0 {
+		return c, fmt.Errorf("%s is of no size; truncate -s 1G %[1]s makes it an empty disk", path)
+	}
+	c = diskContent{format: machine.Raw, size: size, changed: info.ModTime().UTC()}
+	format, err := disk.Detect(f, size)
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", path, err)
+	}
+	var content io.ReaderAt = f
+	switch format {
+	case disk.QCOW2:
+		image, err := openQCOW2(f, path, k)
+		if err != nil {
+			return c, err
+		}
+		defer image.Close()
+		c.format, content, size = machine.QCOW2, image, image.Size()
+	case disk.Gzip, disk.Zstd, disk.XZ:
+		return c, fmt.Errorf("%s is compressed (%s), and no disk image; unpack it first", path, format)
+	case disk.CPIO, disk.Tar, disk.UEFI:
+		return c, fmt.Errorf("%s is of format %s, and no disk image; raw images and qcow2 are", path, format)
+	}
+	if k.InPlace && k.Mount == "" {
+		return c, nil // what it holds changes, and nobody asks
+	}
+	if c.part, c.mount, err = rootOf(content, size); err != nil && k.Mount != "" {
+		return c, fmt.Errorf("%s can't be mounted on %s: %w", path, k.Mount, err)
+	}
+	return c, nil
+}
+
+// openQCOW2 looks whether an image can be read, with those below it. An image
+// that a machine writes to has none below: what the machine makes a raw disk look
+// like has no say in which of the host's files are read.
+func openQCOW2(f *os.File, path string, k lab.Disk) (*qcow2.Image, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	is, err := qcow2.Stat(f, info.Size())
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", path, err)
+	case is.Corrupt:
+		return nil, fmt.Errorf("%s is marked as damaged by QEMU; see: qemu-img check %[1]s", path)
+	case k.InPlace && is.Backing != "":
+		return nil, fmt.Errorf("%s lies over another image, %q, and can't be written in place; leave in-place out, or make one image of both: qemu-img convert -O qcow2", path, is.Backing)
+	}
+	image, err := qcow2.OpenFile(path, qcow2.FileOptions{})
+	var at *fs.PathError
+	if err != nil && !errors.As(err, &at) {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return image, err
+}
+
+// rootOf finds the file system of a disk that can be mounted.
+func rootOf(r io.ReaderAt, size int64) (part int, mount string, err error) {
+	image, err := disk.Open(r, size)
+	if err != nil {
+		return 0, "", err
+	}
+	p, err := image.Part(0)
+	if err != nil {
+		return 0, "", err
+	}
+	s, err := p.FileSystem()
+	switch {
+	case err != nil:
+		return 0, "", err
+	case strings.HasPrefix(s.Type, "fat"):
+		return p.Number, "vfat", nil
+	}
+	return p.Number, "ext4", nil
+}
+
+// addDisks gives a machine that is prepared the disks of the file, behind that of
+// its root. What it writes to all of them is kept in the folder keep; if that is
+// empty, it is gone with the machine.
+func (p *project) addDisks(ctx context.Context, env Env, r *ready, found []diskContent, keep string, events event.Sink) error {
+	c := &r.config
+	if keep != "" && len(c.Disks)+len(found) > 0 {
+		if err := os.MkdirAll(keep, 0o700); err != nil {
+			return fmt.Errorf("make a folder for the disks: %w", err)
+		}
+		for i := range c.Disks {
+			c.Disks[i].Overlay = filepath.Join(keep, fmt.Sprintf("%s-%d", c.Machine.Name, i))
+			c.Disks[i].Base = filepath.Base(c.Disks[i].Path)
+		}
+	}
+	first := c.Backend.Guest(c.Arch).Disk
+	for i, k := range c.Machine.Disks {
+		d, err := p.addDisk(ctx, env, r, i, found[i], keep, events)
+		if err != nil {
+			return err
+		}
+		if k.Mount != "" {
+			device := first[:len(first)-1] + string(first[len(first)-1]+byte(len(c.Disks)))
+			if found[i].part != 0 {
+				device += strconv.Itoa(found[i].part)
+			}
+			c.Mounts = append(c.Mounts, rootfs.Mount{What: device, Type: found[i].mount, To: k.Mount, ReadOnly: k.ReadOnly})
+		}
+		c.Disks = append(c.Disks, d)
+	}
+	return nil
+}
+
+// addDisk makes the i-th disk that the file gives a machine, where it is not there
+// yet.
+func (p *project) addDisk(ctx context.Context, env Env, r *ready, i int, found diskContent, keep string, events event.Sink) (machine.Disk, error) {
+	m, k := r.config.Machine, r.config.Machine.Disks[i]
+	kept := filepath.Join(keep, m.Name+"."+k.Name)
+	if keep == "" {
+		kept = filepath.Join(r.config.Dir, m.Name+"."+k.Name)
+	}
+	own := machine.Disk{Path: kept + ".img", Format: machine.Raw, Serial: k.Name, Persistent: true}
+	if k.From == "" {
+		made := madeDisk{Size: int64(k.Size), Format: string(k.Format)}
+		seed := sha256.Sum256(fmt.Appendf(nil, "disk %s %s %s", p.Name, m.Name, k.Name))
+		err := made.make(kept, func(f *os.File) error { return newDisk(f, k, seed) })
+		if err != nil {
+			err = p.madeError(m, i, "size", err)
+		}
+		return own, err
+	}
+	from := inDir(p.dir(env), k.From)
+	image := machine.Disk{Path: from, Format: found.format, Serial: k.Name, ReadOnly: k.ReadOnly, Persistent: k.InPlace}
+	switch {
+	case found.format == machine.QCOW2 && r.kernel != nil && r.kernel.UML:
+		if k.InPlace {
+			return image, p.diskError(m, i, "in-place", errors.New("User-Mode Linux writes to raw images in place, and this is a qcow2; give the machine backend: qemu, or leave in-place out"))
+		}
+		made := madeDisk{Size: found.size, From: from, Changed: found.changed}
+		err := made.make(kept, func(f *os.File) error { return copyDisk(ctx, f, from, events) })
+		if err != nil {
+			err = p.madeError(m, i, "from", err)
+		}
+		own.ReadOnly = k.ReadOnly
+		return own, err
+	case keep != "" && !k.InPlace && !k.ReadOnly:
+		image.Overlay = kept + ".cow"
+		if _, err := os.Lstat(own.Path); err == nil {
+			return image, p.madeError(m, i, "from", &keptError{"a disk of its own, or a copy for another backend", "what is written over " + from})
+		}
+	}
+	return image, nil
+}
+
+// madeError is one about what was made of a disk, at its place in the file.
+func (p *project) madeError(m *lab.Machine, i int, key string, err error) error {
+	var kept *keptError
+	var small *smallDiskError
+	if errors.As(err, &kept) || errors.As(err, &small) {
+		return p.diskError(m, i, key, err)
+	}
+	return fmt.Errorf("machine %s: make disk %s: %w", m.Name, m.Disks[i].Name, err)
+}
+
+// keptError is a disk that was kept as something else than the file says now.
+type keptError struct{ was, now string }
+
+func (e *keptError) Error() string {
+	return fmt.Sprintf("what is kept of this disk is %s, and the file says %s now; have it as it was, call it otherwise (name), or drop all disks of the lab: wolffia down --volumes", e.was, e.now)
+}
+
+// madeDisk is what a disk of ours was made as.
+type madeDisk struct {
+	Size    int64     `json:"size"`             // bytes, of From's file if there is one
+	Format  string    `json:"format,omitempty"` // a lab.DiskFormat
+	From    string    `json:"from,omitempty"`   // an absolute path; empty of a new disk
+	Changed time.Time `json:"changed,omitzero"` // From, at last
+}
+
+func (d madeDisk) String() string {
+	switch {
+	case d.From != "":
+		return fmt.Sprintf("a copy of %s as of %s", d.From, d.Changed.Local().Format(time.DateTime))
+	case d.Format == "":
+		return fmt.Sprintf("a new one of %s, empty", lab.Size(d.Size))
+	}
+	return fmt.Sprintf("a new one of %s with %s", lab.Size(d.Size), d.Format)
+}
+
+// make has write fill the disk kept+".img", unless that is there: as d, or the
+// error is a [*keptError].
+func (d madeDisk) make(kept string, write func(*os.File) error) error {
+	_, err := os.Lstat(kept + ".cow")
+	if err == nil {
+		return &keptError{"what another backend wrote over an image", d.String()}
+	}
+	was, err := readMade(kept + ".made")
+	if _, serr := os.Lstat(kept + ".img"); serr == nil {
+		switch {
+		case err != nil:
+			return err
+		case was.String() != d.String():
+			return &keptError{was.String(), d.String()}
+		}
+		return nil
+	}
+	// The record comes first: while there is no disk, nobody minds what it says.
+	data, err := json.Marshal(d)
+	if err == nil {
+		err = os.WriteFile(kept+".made", data, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(kept), filepath.Base(kept)+".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if err := errors.Join(write(f), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	// Unlike a rename this leaves alone what somebody else made meanwhile.
+	if err := os.Link(f.Name(), kept+".img"); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+func readMade(path string) (d madeDisk, err error) {
+	data, err := readBounded(path, 1<<16)
+	if err == nil {
+		err = json.Unmarshal(data, &d)
+	}
+	if err != nil {
+		return d, fmt.Errorf("read what the disk was made as: %w", err)
+	}
+	return d, nil
+}
+
+// smallDiskError is a size that is too small for a file system.
+type smallDiskError struct{ error }
+
+func (e *smallDiskError) Unwrap() error { return e.error }
+
+// newDisk fills the file of a new disk.
+func newDisk(f *os.File, k lab.Disk, seed [sha256.Size]byte) error {
+	t, label, now := tree.New(), k.Name, time.Now()
+	t.Root().ModTime = now
+	switch k.Format {
+	case lab.DiskEmpty:
+		return f.Truncate(int64(k.Size))
+	case lab.DiskFAT:
+		o := fat.Options{Size: int64(k.Size), Label: label[:min(len(label), 11)], Time: now, Serial: uint32(seed[0])<<24 | uint32(seed[1])<<16 | uint32(seed[2])<<8 | uint32(seed[3])}
+		if _, err := fat.Size(t, o); err != nil {
+			return &smallDiskError{err}
+		}
+		return fat.Write(f, t, o)
+	}
+	o := ext4.Options{Type: ext4.Type(k.Format), Size: int64(k.Size), Label: label[:min(len(label), 16)], Time: now, UUID: [16]byte(seed[:16])}
+	if _, err := ext4.Size(t, o); err != nil {
+		return &smallDiskError{err}
+	}
+	return ext4.Write(f, t, o)
+}
+
+// copyDisk writes what a qcow2 holds as a raw image, whose zeros take no room.
+func copyDisk(ctx context.Context, f *os.File, path string, events event.Sink) (err error) {
+	image, err := qcow2.OpenFile(path, qcow2.FileOptions{})
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	data, err := image.Data()
+	if err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	e := event.Event{Kind: event.Begin, Task: "copy disk", Subject: filepath.Base(path), Unit: event.Bytes}
+	for _, x := range data {
+		e.Total += x.Len
+	}
+	event.Or(events).Emit(e)
+	defer func() {
+		if e.Kind = event.Done; err != nil {
+			e.Kind, e.Message = event.Fail, err.Error()
+		}
+		event.Or(events).Emit(e)
+	}()
+	const step = 4 << 20
+	for _, x := range data {
+		for off, end := x.Off, x.Off+x.Len; off < end; off += step {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			n := min(step, end-off)
+			if _, err := io.Copy(io.NewOffsetWriter(f, off), io.NewSectionReader(image, off, n)); err != nil {
+				return fmt.Errorf("copy %s: %w", path, err)
+			}
+			e.Kind, e.Current = event.Step, e.Current+n
+			event.Or(events).Emit(e)
+		}
+	}
+	return f.Truncate(image.Size())
+}
