@@ -58,6 +58,8 @@ images:
   damaged: {from: ./damaged.tar, packages: [busybox-static, dropbear-bin], deps: elf}
   cut: {from: ./cut.img, packages: [busybox-static, dropbear-bin], deps: elf}
   small: {packages: [busybox-static, dropbear-bin], deps: elf, size: 4M}
+  large: {from: base, files: [{from: ./large, to: /zlarge}]}
+  larger: {from: base, files: [{from: ./large, to: /alarge}]}
 `)
 	// An EFI program's and a bzImage's beginning, and noise; and a file system
 	// that was cut off.
@@ -66,6 +68,12 @@ images:
 	r.Read(noise)
 	p.write(t, filepath.Join(dir, "noise"), string(noise))
 	p.write(t, filepath.Join(dir, "damaged.tar"), string(noise))
+	if err := os.WriteFile(filepath.Join(dir, "large"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(dir, "large"), 60<<20); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.Mkdir(filepath.Join(dir, "tree"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -92,6 +100,12 @@ images:
 		{"no such root", []string{"base", "--backend", "qemu", "--root", "disk", "--cmdline", "root=/dev/vdz rootwait=2"},
 			[]string{"stage:   root", "root=/dev/vdz did not appear within 2 s", "the disks that are there: vda"}},
 		{"hardly any memory", []string{"base", "--backend", "qemu", "-m", "1"}, []string{"stage:   start", "1 MiB", "--memory"}},
+		{"an initramfs that fits half", []string{"large", "--backend", "qemu", "-m", "180M"},
+			[]string{"stage:   kernel", "cause:   the initramfs does not fit into the machine's memory\n", "fix:     give the machine more memory (--memory)", "write error"}},
+		{"an initramfs without room for /init", []string{"larger", "--backend", "qemu", "-m", "180M"},
+			[]string{"stage:   kernel", "cause:   the initramfs does not fit into the machine's memory\n", "fix:     give the machine more memory (--memory)"}},
+		{"an initramfs that leaves no memory", []string{"large", "--backend", "uml", "-m", "150M"},
+			[]string{"stage:   ", "memory", "fix:     give the machine more memory (--memory)"}},
 		{"too little memory", []string{"base", "--backend", "qemu", "-m", "32M"}, []string{"stage:   ", "memory", "--memory"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

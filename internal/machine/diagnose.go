@@ -13,6 +13,12 @@ type Symptom struct {
 	Fix   string // may be empty
 }
 
+// Final says that a machine which shows this never comes up, even if it lives on:
+// what makes a machine one of ours comes last in its initramfs.
+func (x Symptom) Final() bool {
+	return strings.HasPrefix(x.Text, unpackingFailed) || x.Text == noInitramfs
+}
+
 // Diagnose finds the first symptom, in the table's order, that any of the lines
 // shows. Tables are put together from the special to the general: the ones of
 // the backend, then [KernelSymptoms].
@@ -53,8 +59,12 @@ func (s *Spec) Refine(x Symptom) Symptom {
 	return x
 }
 
-// noRoot is what a kernel says that has no root.
-const noRoot = "VFS: Unable to mount root fs"
+// What kernels say that have no root, or no whole one.
+const (
+	noRoot          = "VFS: Unable to mount root fs"
+	noInitramfs     = "rootfs image is not initramfs"
+	unpackingFailed = "Initramfs unpacking failed: "
+)
 
 const (
 	fixMemory = "give the machine more memory (--memory)"
@@ -66,9 +76,9 @@ const (
 // causes before the panics they lead to.
 func KernelSymptoms() []Symptom {
 	return []Symptom{
-		{"Initramfs unpacking failed: write error", "kernel", "the initramfs does not fit into the machine's memory", fixMemory},
-		{"Initramfs unpacking failed: ", "kernel", "the initramfs is damaged: ", fixImage},
-		{"rootfs image is not initramfs", "kernel", "the initramfs is damaged or of an unknown format: ", fixImage},
+		{unpackingFailed + "write error", "kernel", "the initramfs does not fit into the machine's memory", fixMemory},
+		{unpackingFailed, "kernel", "the initramfs is damaged: ", fixImage},
+		{noInitramfs, "kernel", "the initramfs is damaged or of an unknown format: ", fixImage},
 		{"System is deadlocked on memory", "kernel", "the machine ran out of memory", fixMemory},
 		{"Out of memory and no killable processes", "kernel", "the machine ran out of memory", fixMemory},
 		{"Failed to allocate", "kernel", "the machine has too little memory to boot: failed to allocate ", fixMemory},

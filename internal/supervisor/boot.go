@@ -38,7 +38,7 @@ type boot struct {
 	reached map[string]chan struct{} // closed when the word was reported
 	stage   string                   // the last one begun
 	faults  []string                 // what init could not do
-	silent  bool                     // given up for want of news
+	silent  bool                     // given up, for want of news or of hope
 	suspect machine.Symptom          // what seemed wrong with it then, if anything did
 	over    chan struct{}            // closed when the machine has ended
 	exit    machine.Exit
@@ -124,10 +124,15 @@ func reason(fault string) string {
 	return fault
 }
 
-// guard ends a machine that is silent for too long before it is ready.
+// glance is how often a machine that comes up is looked at: whether it can.
+const glance = 3 * time.Second
+
+// guard ends a machine that is silent for too long before it is ready, or that
+// says that it never will be.
 func (b *boot) guard(news <-chan struct{}) {
-	timer := time.NewTimer(b.patience)
+	timer, ticker := time.NewTimer(b.patience), time.NewTicker(glance)
 	defer timer.Stop()
+	defer ticker.Stop()
 	for {
 		select {
 		case <-b.over:
@@ -136,15 +141,24 @@ func (b *boot) guard(news <-chan struct{}) {
 			return
 		case <-news:
 			timer.Reset(b.patience)
+		case <-ticker.C:
+			if x := examine(b.m); x.Final() {
+				b.giveUp(x)
+				return
+			}
 		case <-timer.C:
-			suspect := examine(b.m)
-			b.mu.Lock()
-			b.silent, b.suspect = true, suspect
-			b.mu.Unlock()
-			b.m.Kill()
+			b.giveUp(examine(b.m))
 			return
 		}
 	}
+}
+
+// giveUp ends a machine that does not come up.
+func (b *boot) giveUp(suspect machine.Symptom) {
+	b.mu.Lock()
+	b.silent, b.suspect = true, suspect
+	b.mu.Unlock()
+	b.m.Kill()
 }
 
 // examine asks a machine that should be up what is wrong with it; the zero value
@@ -218,7 +232,10 @@ func (b *boot) report() error {
 		e.Stage = b.stage
 		e.Cause = fmt.Sprintf("nothing was heard of it for %v", b.patience)
 		e.Fix = "see the console below; a slow host wants --boot-timeout"
-		if x := b.suspect; x.Cause != "" {
+		switch x := b.suspect; {
+		case x.Final():
+			e.Stage, e.Cause, e.Fix = x.Stage, x.Cause, x.Fix
+		case x.Cause != "":
 			e.Stage, e.Cause, e.Fix = x.Stage, e.Cause+": "+x.Cause, x.Fix
 		}
 	}
@@ -233,6 +250,7 @@ func (b *boot) report() error {
 
 // shut ends and explains a machine that lets nobody in.
 func (b *boot) shut(err error) error {
+	suspect := examine(b.m)
 	b.m.Kill()
 	<-b.over
 	b.mu.Lock()
@@ -240,8 +258,11 @@ func (b *boot) shut(err error) error {
 	e := b.exit.Err(b.name, stageAccess)
 	e.Stage, e.Cause, e.Err = stageAccess, "commands can't be run in it", err
 	e.Fix = "use an image with dropbear-bin and the /init that wolffia makes, or run it without a command, for the console alone"
-	if len(b.faults) > 0 {
+	switch {
+	case len(b.faults) > 0:
 		e.Cause += ": " + strings.Join(b.faults, "; ")
+	case suspect.Cause != "":
+		e.Cause, e.Fix = e.Cause+": "+suspect.Cause, suspect.Fix
 	}
 	return e
 }
