@@ -10,40 +10,42 @@ import (
 // A frame that finds no room is dropped (the newest is lost, as on a wire whose
 // card is full). Frames are copied in; the reader sees them in place.
 //
-// Frames that a switch sends, which have a Source, share the ring fairly. In
-// room: each source's may take up to ringShare times what is left free, so one
-// sender alone has nearly all of it, and one that never stops leaves some for
-// those that send little. And in time: those that send little go ahead, by a
-// lane of their own, so they don't wait for all that the others have queued. The
-// frames of one source stay in order: while it has any in the bulk lane, that is
-// where its next ones go.
+// Each source has a lane of its own, in which its frames stay in order. They
+// share the ring fairly. In room: each source's frames may take up to ringShare
+// times what is left free, so one sender alone has nearly all of it, and one that
+// never stops leaves some for the others; frames that no switch has marked may
+// take all. And in time: the sources take turns, by deficit round robin
+// (Shreedhar and Varghese, 1995), so however much one has queued, the others do
+// not wait for it.
 type ring struct {
 	wake chan struct{} // holds one token while the reader should look again
 
-	mu      sync.Mutex
-	bulk    lane
-	express lane // its memory is made for the first frame with a source
-	queued  []queuedOf
-	closed  bool
+	mu     sync.Mutex
+	size   uint64   // bytes, a power of two
+	used   uint64   // bytes of all records
+	memory uint64   // bytes of all lanes' memory
+	lanes  []lane   // by source
+	turns  []uint16 // the sources with frames that have not been peeked at, the next one first
+	peeked []uint16 // the sources whose frames the reader has
+	closed bool
 }
 
-// queuedOf is the bytes of one source's in each lane.
-type queuedOf struct{ bulk, express uint64 }
-
 const (
-	ringShare    = 8
-	expressSize  = 64 << 10 // bytes
-	expressShare = 4 << 10  // bytes that a source may have in it: some packets
+	ringShare = 8
+	// ringTurn is what a source may send in its turn, in bytes, where a short
+	// frame counts as much as one of ringLeast: it is as much work.
+	ringTurn  = 8 << 10
+	ringLeast = 512
 )
 
 // newRing makes a ring of at least size bytes, rounded up to a power of two
 // that holds a few frames of any length.
 func newRing(size int) *ring {
-	n := 4 << 16
-	for n < size {
+	n := uint64(4 << 16)
+	for n < uint64(size) {
 		n *= 2
 	}
-	return &ring{wake: make(chan struct{}, 1), bulk: lane{buf: make([]byte, n)}}
+	return &ring{wake: make(chan struct{}, 1), size: n}
 }
 
 // push copies frames in until one finds no room, and says how many fitted.
@@ -63,50 +65,78 @@ func (r *ring) push(frames []Frame) (int, error) {
 }
 
 func (r *ring) put(f *Frame) bool {
-	need := recordSize(len(f.Data))
-	if f.Source == 0 {
-		_, ok := r.bulk.free(need)
-		if ok {
-			r.bulk.put(f, need)
-		}
-		return ok
+	if n := int(f.Source) + 1; n > len(r.lanes) {
+		r.lanes = append(r.lanes, make([]lane, n-len(r.lanes))...)
 	}
-	if n := int(f.Source) + 1; n > len(r.queued) {
-		r.queued = append(r.queued, make([]queuedOf, n-len(r.queued))...)
-	}
-	q := &r.queued[f.Source]
-	if q.bulk == 0 && q.express+need <= expressShare {
-		if r.express.buf == nil {
-			r.express.buf = make([]byte, expressSize)
-		}
-		if _, ok := r.express.free(need); ok {
-			r.express.put(f, need)
-			q.express += need
-			return true
-		}
-	}
-	left, ok := r.bulk.free(need)
-	if !ok || q.bulk+need > ringShare*left {
+	l, need := &r.lanes[f.Source], recordSize(len(f.Data))
+	if r.used+need > r.size || f.Source != 0 && l.queued+need > ringShare*(r.size-r.used-need) {
 		return false
 	}
-	r.bulk.put(f, need)
-	q.bulk += need
+	if !l.fits(need) && !r.grow(l, need) {
+		return false
+	}
+	if l.seen == l.tail {
+		r.turns = append(r.turns, f.Source)
+	}
+	l.put(f, need)
+	r.used += need
 	return true
 }
 
-// lane is a queue in one block of memory, whose size is a power of two.
+// grow gives a lane memory for one more record, if it may have that.
+func (r *ring) grow(l *lane, need uint64) bool {
+	n := max(uint64(len(l.buf))*2, laneLeast)
+	for n < l.queued+need {
+		n *= 2
+	}
+	if n > r.size {
+		return false
+	}
+	if r.memory+n > 4*r.size {
+		r.trim()
+	}
+	r.resize(l, n)
+	return true
+}
+
+// trim takes back what lanes have that once held much more than they do now.
+// None is left without room to grow, so this is done once in a while only.
+func (r *ring) trim() {
+	for i := range r.lanes {
+		l, n := &r.lanes[i], uint64(0)
+		if l.queued > 0 {
+			for n = laneLeast; n < 2*l.queued; n *= 2 {
+			}
+		}
+		if 2*n <= uint64(len(l.buf)) {
+			r.resize(l, n)
+		}
+	}
+}
+
+func (r *ring) resize(l *lane, n uint64) {
+	r.memory += n - uint64(len(l.buf))
+	l.resize(n)
+}
+
+// lane is the queue of one source, in a block of memory whose size is a power of
+// two.
 //
 // Every record starts at a multiple of recordAlign: a header of recordHeader
 // bytes, then the frame. A record never wraps around the end of the block: a
 // header with the length wrapMark says that the rest of the block is unused.
 type lane struct {
-	buf  []byte
-	head uint64 // bytes ever released
-	seen uint64 // bytes ever peeked at
-	tail uint64 // bytes ever written
+	buf    []byte
+	head   uint64 // bytes ever released
+	seen   uint64 // bytes ever peeked at
+	tail   uint64 // bytes ever written
+	queued uint64 // bytes of the records from head on, without what is unused
+	lent   uint64 // those of them that have been peeked at
+	credit int    // bytes that are left of its turn
 }
 
 const (
+	laneLeast    = 16 << 10
 	recordHeader = 16
 	recordAlign  = 16
 	wrapMark     = 1<<32 - 1
@@ -126,10 +156,9 @@ func (l *lane) skip(need uint64) uint64 {
 	return 0
 }
 
-// free says whether a record fits, and how many bytes would be left then.
-func (l *lane) free(need uint64) (left uint64, ok bool) {
-	size, used := uint64(len(l.buf)), l.tail+l.skip(need)+need-l.head
-	return size - used, used <= size
+// fits says whether there is memory for a record.
+func (l *lane) fits(need uint64) bool {
+	return len(l.buf) > 0 && l.tail+l.skip(need)+need-l.head <= uint64(len(l.buf))
 }
 
 // put copies a frame in, for which there is room.
@@ -142,16 +171,17 @@ func (l *lane) put(f *Frame, need uint64) {
 	rec := l.buf[at : at+need]
 	binary.NativeEndian.PutUint32(rec, uint32(len(f.Data)))
 	putOffload(rec[4:], f.Offload)
-	binary.NativeEndian.PutUint16(rec[14:], f.Source)
 	copy(rec[recordHeader:], f.Data)
 	l.tail += skip + need
+	l.queued += need
 }
 
-// peek points dst at the next records, and gives how many there were.
-func (l *lane) peek(dst []Frame) (n int) {
+// peek points dst at the next records, as long as the lane has credit, and gives
+// how many there were.
+func (l *lane) peek(dst []Frame, source uint16) (n int) {
 	mask := uint64(len(l.buf)) - 1
-	at := l.head
-	for n < len(dst) && at < l.tail {
+	at := l.seen
+	for n < len(dst) && at < l.tail && l.credit > 0 {
 		rec := l.buf[at&mask:]
 		length := binary.NativeEndian.Uint32(rec)
 		if length == wrapMark {
@@ -159,18 +189,33 @@ func (l *lane) peek(dst []Frame) (n int) {
 			continue
 		}
 		end := recordHeader + uint64(length)
-		dst[n] = Frame{Data: rec[recordHeader:end:end], Offload: getOffload(rec[4:]), Source: binary.NativeEndian.Uint16(rec[14:])}
+		dst[n] = Frame{Data: rec[recordHeader:end:end], Offload: getOffload(rec[4:]), Source: source}
 		n++
-		at += recordSize(int(length))
+		need := recordSize(int(length))
+		at += need
+		l.lent += need
+		l.credit -= int(max(need, ringLeast))
 	}
 	l.seen = at
 	return n
 }
 
-// release gives the room of what was peeked at back, and tells whose it was.
-func (l *lane) release(give func(source uint16, bytes uint64)) {
-	mask := uint64(len(l.buf)) - 1
-	for at := l.head; at < l.seen; {
+// release gives the room of what was peeked at back, and tells how much it was.
+func (l *lane) release() uint64 {
+	n := l.lent
+	l.head, l.queued, l.lent = l.seen, l.queued-n, 0
+	return n
+}
+
+// resize moves the records to a block of another size, in which they fit. The
+// reader keeps what it has in the old one.
+func (l *lane) resize(n uint64) {
+	buf, mask := make([]byte, n), uint64(len(l.buf))-1
+	to, seen := uint64(0), uint64(0)
+	for at := l.head; at < l.tail; {
+		if at == l.seen {
+			seen = to
+		}
 		rec := l.buf[at&mask:]
 		length := binary.NativeEndian.Uint32(rec)
 		if length == wrapMark {
@@ -178,14 +223,15 @@ func (l *lane) release(give func(source uint16, bytes uint64)) {
 			continue
 		}
 		need := recordSize(int(length))
-		give(binary.NativeEndian.Uint16(rec[14:]), need)
+		copy(buf[to:], rec[:need])
 		at += need
+		to += need
 	}
-	l.head = l.seen
+	if l.seen == l.tail {
+		seen = to
+	}
+	l.buf, l.head, l.seen, l.tail = buf, 0, seen, to
 }
-
-// discard drops what is queued.
-func (l *lane) discard() { l.tail, l.seen = l.head, l.head }
 
 func putOffload(b []byte, o Offload) {
 	b[0] = 0
@@ -237,8 +283,27 @@ func (r *ring) peek(dst []Frame) (int, error) {
 func (r *ring) tryPeek(dst []Frame) (n int, closed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n = r.express.peek(dst)
-	n += r.bulk.peek(dst[n:])
+	for n < len(dst) && len(r.turns) > 0 {
+		source := r.turns[0]
+		l := &r.lanes[source]
+		if l.credit <= 0 {
+			l.credit += ringTurn
+		}
+		if got := l.peek(dst[n:], source); got > 0 {
+			n += got
+			if len(r.peeked) == 0 || r.peeked[len(r.peeked)-1] != source {
+				r.peeked = append(r.peeked, source)
+			}
+		}
+		switch {
+		case l.seen == l.tail:
+			l.credit = 0
+			r.turns = r.turns[:copy(r.turns, r.turns[1:])]
+		case l.credit <= 0: // the next one's turn
+			copy(r.turns, r.turns[1:])
+			r.turns[len(r.turns)-1] = source
+		}
+	}
 	return n, r.closed
 }
 
@@ -246,12 +311,10 @@ func (r *ring) tryPeek(dst []Frame) (n int, closed bool) {
 func (r *ring) release() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.express.release(func(source uint16, n uint64) { r.queued[source].express -= n })
-	r.bulk.release(func(source uint16, n uint64) {
-		if source != 0 {
-			r.queued[source].bulk -= n
-		}
-	})
+	for _, source := range r.peeked {
+		r.used -= r.lanes[source].release()
+	}
+	r.peeked = r.peeked[:0]
 }
 
 // close ends peek once the ring is empty, and push at once.
@@ -265,8 +328,7 @@ func (r *ring) close() {
 // discard drops what is queued.
 func (r *ring) discard() {
 	r.mu.Lock()
-	r.bulk.discard()
-	r.express.discard()
-	clear(r.queued)
+	r.used, r.memory = 0, 0
+	r.lanes, r.turns, r.peeked = nil, nil, nil
 	r.mu.Unlock()
 }

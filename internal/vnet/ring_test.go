@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// TestRingExpress: whoever sends little does not wait behind one that has filled
-// the queue, and loses nothing.
-func TestRingExpress(t *testing.T) {
+// TestRingTurns: whoever sends less does not wait behind one that has filled the
+// queue, and loses nothing, however much more than a packet it is.
+func TestRingTurns(t *testing.T) {
 	r := newRing(1 << 20)
 	flood := make([]Frame, 20000)
 	for i := range flood {
@@ -17,19 +17,81 @@ func TestRingExpress(t *testing.T) {
 	if n, _ := r.push(flood); n < 10000 || n == len(flood) {
 		t.Fatalf("%d of %d frames fitted", n, len(flood))
 	}
-	if n, _ := r.push([]Frame{{Data: make([]byte, 1500), Source: 2}, {Data: make([]byte, 1500), Source: 2}}); n != 2 {
-		t.Fatal("another sender's frames found no room")
-	}
-	views := make([]Frame, 64)
-	n, _ := r.peek(views)
-	ahead := 0
-	for _, f := range views[:n] {
-		if f.Source == 2 {
-			ahead++
+	const others = 20 // 30,000 bytes
+	for range others {
+		if n, _ := r.push([]Frame{{Data: make([]byte, 1500), Source: 2}}); n != 1 {
+			t.Fatal("another sender's frames found no room")
 		}
 	}
-	if ahead != 2 {
-		t.Errorf("%d of the other sender's 2 frames are among the first %d", ahead, n)
+	views := make([]Frame, 64)
+	got := 0
+	for range 3 {
+		n, _ := r.peek(views)
+		for _, f := range views[:n] {
+			if f.Source == 2 {
+				got++
+			}
+		}
+		r.release()
+	}
+	if got != others {
+		t.Errorf("%d of the other sender's %d frames are among the first", got, others)
+	}
+}
+
+// TestRingMemory: senders that take the queue one after the other leave it with
+// little more memory than it holds, and what the reader has stays as it is while
+// lanes move.
+func TestRingMemory(t *testing.T) {
+	r := newRing(1 << 18)
+	views := make([]Frame, 64)
+	for source := range 50 {
+		frame := Frame{Data: make([]byte, 1000), Source: uint16(source + 1)}
+		for i := range frame.Data {
+			frame.Data[i] = byte(source)
+		}
+		push := func() (n int) {
+			for ; ; n++ {
+				if got, _ := r.push([]Frame{frame}); got == 0 {
+					return n
+				}
+			}
+		}
+		if n := push(); n < 100 {
+			t.Fatalf("sender %d found room for %d frames", source, n)
+		}
+		n, _ := r.peek(views)
+		push()
+		r.mu.Lock()
+		for i := range r.lanes {
+			r.resize(&r.lanes[i], 2*r.size)
+		}
+		r.mu.Unlock()
+		for _, f := range views[:n] {
+			if len(f.Data) != 1000 || f.Data[0] != byte(source) || f.Data[999] != byte(source) {
+				t.Fatal("a frame changed while the reader had it")
+			}
+		}
+		r.release()
+		for r.used > 0 {
+			_, _ = r.peek(views)
+			r.release()
+		}
+		if r.trim(); r.memory != 0 {
+			t.Fatalf("an empty queue has %d bytes", r.memory)
+		}
+	}
+	for source := range 50 {
+		for range 300 {
+			_, _ = r.push([]Frame{{Data: make([]byte, 800), Source: uint16(source + 1)}})
+		}
+		for r.used > 0 {
+			_, _ = r.peek(views)
+			r.release()
+		}
+		if r.memory > 5*r.size {
+			t.Fatalf("after sender %d an empty queue has %d bytes", source, r.memory)
+		}
 	}
 }
 
@@ -71,9 +133,7 @@ func TestRingOrder(t *testing.T) {
 	if pushed != read {
 		t.Errorf("pushed %v, read %v", pushed, read)
 	}
-	for source, q := range r.queued {
-		if q != (queuedOf{}) {
-			t.Errorf("source %d still counts %+v", source, q)
-		}
+	if r.used != 0 || len(r.turns) != 0 {
+		t.Errorf("%d bytes and %d turns are left", r.used, len(r.turns))
 	}
 }
