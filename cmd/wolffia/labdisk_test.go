@@ -96,5 +96,5 @@ func TestLabMoreDisks(t *testing.T) {
 		t.Errorf("there still is %q", left)
 	}
 	l.do("up")
-	both("ls -A /data /fat; ls /data/image", "/data:\nimage\n\n/fat:\nlost+found\nword\n")
+	both("ls -A /data /fat; ls /data/image", "/data:\nimage\nlost+found\n\n/fat:\nlost+found\nword\n")
 }

@@ -48,7 +48,8 @@ func (c diskContent) modules() []string {
 	case "":
 		return nil
 	case "vfat":
-		return []string{"vfat", "nls_cp437", "nls_ascii"} // those that a mount without options asks for
+		// One of the last two is what names are in for the kernel, by its configuration.
+		return []string{"vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1"}
 	}
 	return []string{c.mount}
 }
@@ -206,7 +207,11 @@ func (p *project) addDisks(ctx context.Context, env Env, r *ready, found []diskC
 			if found[i].part != 0 {
 				device += strconv.Itoa(found[i].part)
 			}
-			c.Mounts = append(c.Mounts, rootfs.Mount{What: device, Type: found[i].mount, To: k.Mount, ReadOnly: k.ReadOnly})
+			mount := rootfs.Mount{What: device, Type: found[i].mount, To: k.Mount, ReadOnly: k.ReadOnly}
+			if mount.Type == "vfat" {
+				mount.Options = "utf8"
+			}
+			c.Mounts = append(c.Mounts, mount)
 		}
 		c.Disks = append(c.Disks, d)
 	}

@@ -38,7 +38,9 @@ func TestOverlayFiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			locks[0].Close()
+			for _, l := range locks {
+				l.Close()
+			}
 		}
 		if out, err := exec.Command(tool, "check", d.Overlay).CombinedOutput(); err != nil {
 			t.Errorf("%v: %s", err, out)
