@@ -5,7 +5,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"wolffia/internal/debian"
 	"wolffia/internal/store"
@@ -32,5 +35,16 @@ func TestDamagedLockFile(t *testing.T) {
 	b.Update = true
 	if _, err := b.Lock(context.Background(), req); !errors.As(err, &none) {
 		t.Errorf("to be made anew: %v", err)
+	}
+}
+
+// TestLockFileIsNone: a FIFO by the lock file's name was waited for.
+func TestLockFileIsNone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "wolffia.lock")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readLocks(path); err == nil || !strings.Contains(err.Error(), "it is not a regular file") {
+		t.Error(err)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"wolffia/internal/debian"
 	"wolffia/internal/event"
 	"wolffia/internal/image/oci"
@@ -40,7 +42,7 @@ const (
 
 // readLocks reads a lock file. One that is missing holds none.
 func readLocks(path string) (locks, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0) // not waiting for a FIFO's other end
 	if errors.Is(err, os.ErrNotExist) {
 		return locks{}, nil
 	}
@@ -48,6 +50,9 @@ func readLocks(path string) (locks, error) {
 		return locks{}, fmt.Errorf("read lock file: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err == nil && !info.Mode().IsRegular() {
+		return locks{}, fmt.Errorf("read lock file %s: it is not a regular file; remove it", path)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxLockFile+1))
 	if err == nil && len(data) > maxLockFile {
 		err = fmt.Errorf("it has more than %d bytes", maxLockFile)

@@ -86,6 +86,50 @@ func TestBadUse(t *testing.T) {
 	}
 }
 
+// TestFileIsNone: a FIFO that was called wolffia.yaml was waited for, and a
+// device or a file without an end was read.
+func TestFileIsNone(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name, fileName) }
+	for name, make := range map[string]func(path string) error{
+		"fifo":   func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"folder": func(path string) error { return os.Mkdir(path, 0o700) },
+		"device": func(path string) error { return os.Symlink("/dev/zero", path) },
+		"memory": func(path string) error { return os.Symlink("/proc/self/mem", path) },
+		"socket": func(path string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) },
+		"huge": func(path string) error {
+			return errors.Join(os.WriteFile(path, []byte("images: {}\n"), 0o600), os.Truncate(path, 1<<40))
+		},
+	} {
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, name), 0o700), make(in(name))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cases := []struct{ name, says string }{
+		{"fifo", "it is a pipe; write what it would say to a regular file"},
+		{"folder", "it is a folder; name the file in it"},
+		{"device", "it is a device; write"},
+		{"memory", "input/output error"},
+		{"socket", "it is a socket; write"},
+		{"huge", "it is larger than 1048576 bytes; what is long belongs in files"},
+	}
+	check := func(t *testing.T, r result, says string) {
+		t.Helper()
+		if r.status != 2 || !strings.Contains(r.err, says) || strings.Count(r.err, "\n") != 1 {
+			t.Errorf("%d, %q, want 2, ...%s", r.status, r.err, says)
+		}
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			check(t, wolffia(t, filepath.Dir(in(c.name)), "run", "--", "true"), c.says)
+			check(t, wolffia(t, filepath.Dir(in(c.name)), "up"), c.says)
+			check(t, wolffia(t, dir, "build", "-f", in(c.name), "-o", "x.cpio"), c.says)
+			check(t, wolffia(t, dir, "image", "ls", "-f", in(c.name), "base"), c.says)
+		})
+	}
+	check(t, wolffia(t, dir, "run", "-f", "-"), "write it to a file, and name that")
+}
+
 // TestErrorsAsJSON: whoever asks for JSON gets nothing else.
 func TestErrorsAsJSON(t *testing.T) {
 	r := wolffia(t, t.TempDir(), "run", "--json", "nobody")

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"wolffia/internal/lab"
 )
@@ -41,8 +42,13 @@ func (l *labFile) dir(env Env) string {
 }
 
 // readLab reads the file named by -f, or the one in the working directory, or
-// makes up the default lab.
+// makes up the default lab. A pipe, standard input included, is no file: what
+// belongs to a lab, its lock and what is kept of it, goes by the file's path, and
+// the file is read again by those who look for its lab.
 func readLab(env Env, flag string) (*labFile, error) {
+	if flag == "-" {
+		return nil, usagef("-f - would read the lab's file from standard input, which has no place for its lock; write it to a file, and name that")
+	}
 	name := flag
 	if name == "" {
 		name = fileName
@@ -67,18 +73,52 @@ func readLab(env Env, flag string) (*labFile, error) {
 	return &labFile{Spec: spec, path: path, title: name, text: data}, nil
 }
 
-// readBounded reads a file of at most limit bytes.
+// readBounded reads a regular file of at most limit bytes. Whatever else is at
+// path, it neither waits for it nor reads it.
 func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+	// Asked before, because to open a device may do something to it, and once
+	// more of what was opened, because another may have taken its place.
+	info, err := os.Stat(path)
+	if err == nil {
+		err = wantRegular(info)
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if info, err = f.Stat(); err == nil {
+		err = wantRegular(info)
+	}
+	if err != nil {
+		return nil, err
+	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("it is larger than %d bytes", limit)
+		err = fmt.Errorf("it is larger than %d bytes; what is long belongs in files that it names", limit)
 	}
 	return data, err
+}
+
+// wantRegular refuses whatever is not a regular file.
+func wantRegular(info fs.FileInfo) error {
+	what := "not a file"
+	switch info.Mode().Type() {
+	case 0:
+		return nil
+	case fs.ModeDir:
+		return errors.New("it is a folder; name the file in it with -f")
+	case fs.ModeNamedPipe:
+		what = "a pipe"
+	case fs.ModeSocket:
+		what = "a socket"
+	case fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
+		what = "a device"
+	}
+	return fmt.Errorf("it is %s; write what it would say to a regular file, and name that", what)
 }
 
 func newInit(env Env) *cobra.Command {

@@ -46,6 +46,7 @@ func Manual() []byte {
 	b.WriteString("# The file, wolffia.yaml\n\n<!-- Made from the code by: go test ./internal/cli -run TestDocs -update -->\n\n")
 	b.WriteString("`wolffia init` writes a starter, `wolffia schema` prints the JSON schema for editors.\n")
 	b.WriteString("Unknown keys are errors; an error names file, line and column. Flags go over the\nenvironment, the environment over the file, the file over the defaults.\n\n")
+	b.WriteString("It is a regular file of at most 1 MiB, `wolffia.yaml` in the folder or what `-f` names, and\nnever standard input: paths in it start from its folder, and the lock and a lab in the\nbackground belong to its path.\n\n")
 	b.WriteString("```yaml\n" + string(Starter()) + "```\n")
 	manual(&b, "The top level", specKeys())
 	manual(&b, "An image: `images: {NAME: {...}}`", imageKeys())
