@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -252,6 +253,7 @@ type network struct {
 	gw     *gateway.Gateway
 	sw     *vnet.Switch
 	events chan event.Event
+	taken  atomic.Uint64 // frames that the gateway has read
 }
 
 func newNetwork(t testing.TB, cfg gateway.Config) *network {
@@ -272,7 +274,7 @@ func networkOf(t testing.TB, guest *guest, cfg gateway.Config) *network {
 		t.Fatal(err)
 	}
 	cfg.Events = event.Func(func(e event.Event) { n.events <- e })
-	gw, err := gateway.New(inside, cfg)
+	gw, err := gateway.New(counted{inside.(plugged), &n.taken}, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
