@@ -25,7 +25,7 @@ type Options struct {
 	AllowExpired   bool          // take an InRelease that is past its Valid-Until, with a warning
 	AllowDowngrade bool          // take an InRelease that is older than the one before
 
-	Idle     time.Duration    // how long a mirror may send nothing; 0 means 30 seconds
+	Idle     time.Duration    // how long a mirror may send next to nothing; 0 means 30 seconds
 	Parallel int              // downloads at the same time; 0 means 6
 	Now      func() time.Time // the clock; nil means time.Now
 

@@ -171,6 +171,21 @@ func hang(sent int) fault {
 	}
 }
 
+// trickle sends one byte at a time, and would take hours for the file.
+func trickle(w http.ResponseWriter, r *http.Request, file []byte, _ int) bool {
+	w.Header().Set("Content-Length", strconv.Itoa(len(file)))
+	for i := range file {
+		w.Write(file[i : i+1])
+		w.(http.Flusher).Flush()
+		select {
+		case <-r.Context().Done():
+			return true
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return true
+}
+
 func silent(_ http.ResponseWriter, r *http.Request, _ []byte, _ int) bool {
 	<-r.Context().Done()
 	return true
@@ -255,6 +270,7 @@ func TestFaults(t *testing.T) {
 		{"InRelease of another suite", replaced(func([]byte) []byte { return f.mustFile(t, "/dists/trixie/InRelease") }), []string{releaseFile}, is(new(*StaleError)), "trixie"},
 		{"InRelease endless", endless, []string{releaseFile}, nil0, "more than"},
 		{"InRelease hangs", silent, []string{releaseFile}, is(new(*StallError)), "nothing came for 1s"},
+		{"InRelease trickles", trickle, []string{releaseFile}, is(new(*StallError)), "bytes came in 1"},
 		{"InRelease missing", status(404), []string{releaseFile}, is(new(*StatusError)), "has no release \"bookworm\""},
 		{"InRelease forbidden", status(403), []string{releaseFile}, is(new(*StatusError)), "403"},
 		{"server error, once", times(1, status(500)), []string{releaseFile}, nil, "trying again (2 of 3)"},
@@ -267,6 +283,7 @@ func TestFaults(t *testing.T) {
 		{"index by hash missing", status(404), index[1:], nil, ""},
 		{"index cut off", half, index, is(new(*DigestError)), "announces"},
 		{"index breaks off", cut, index, is(new(*NetworkError)), "binary-amd64"},
+		{"index trickles", trickle, index, is(new(*StallError)), "bytes came in 1"},
 		{"index endless", endless, index, is(new(*DigestError)), "more than"},
 
 		{"package changed", flipped, []string{debFile}, is(new(*DigestError)), "SHA-256"},
@@ -278,6 +295,7 @@ func TestFaults(t *testing.T) {
 		{"package endless", endless, []string{debFile}, is(new(*DigestError)), "more than"},
 		{"package hangs", hang(1000), []string{debFile}, is(new(*StallError)), "nothing came"},
 		{"package hangs, once", times(1, hang(1000)), []string{debFile}, nil, "nothing came"},
+		{"package trickles", trickle, []string{debFile}, is(new(*StallError)), "bytes came in 1"},
 		{"package redirects in a circle", loop, []string{debFile}, nil0, "redirect"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -286,7 +304,7 @@ func TestFaults(t *testing.T) {
 			heard := &log{}
 			f.set(tc.fault, tc.parts...)
 			switch {
-			case strings.HasSuffix(tc.name, "hangs"):
+			case strings.HasSuffix(tc.name, "hangs"), strings.HasSuffix(tc.name, "trickles"):
 				f.idle = time.Second
 			case strings.HasSuffix(tc.name, "hangs, once"):
 				f.idle = 5 * time.Second // the second try must get through

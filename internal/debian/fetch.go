@@ -37,14 +37,19 @@ func (e *StatusError) Error() string {
 // Fix says what to do about it.
 func (e *StatusError) Fix() string { return e.Remedy }
 
-// StallError says that a mirror sent nothing for too long.
+// StallError says that a mirror sent nothing for too long, or next to nothing.
 type StallError struct {
 	URL  string
-	Idle time.Duration // how long nothing came
+	Idle time.Duration // how long it was waited for
+	Came int64         // bytes that came meanwhile
 }
 
 func (e *StallError) Error() string {
-	return fmt.Sprintf("fetch %s: nothing came for %v; %s", redact(e.URL), e.Idle, e.Fix())
+	what := fmt.Sprintf("nothing came for %v", e.Idle)
+	if e.Came > 0 {
+		what = fmt.Sprintf("only %d bytes came in %v", e.Came, e.Idle)
+	}
+	return fmt.Sprintf("fetch %s: %s; %s", redact(e.URL), what, e.Fix())
 }
 
 // Fix says what to do about it.
@@ -139,8 +144,8 @@ func checkRedirect(r *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// answer is an open response. Its body ends with a *StallError when nothing
-// comes for too long.
+// answer is an open response. Its body ends with a *StallError when nothing, or
+// too little, comes for too long.
 type answer struct {
 	code   int // 200, 206 or 304
 	header http.Header
@@ -224,23 +229,40 @@ func errRedirectOf(err error) error {
 	return err
 }
 
+// leastRate is how many bytes a second a file has to come at, on the average of
+// the time that nothing may come: what is left of the slowest modem to each of
+// six files. Below it lies what only seems to be alive.
+const leastRate = 256
+
 // idleBody is a response's body under the watch of a timer, which each read
-// that gives something winds up again.
+// that gives something winds up again, and of leastRate.
 type idleBody struct {
 	ctx   context.Context
 	stall *StallError
 	r     io.ReadCloser
 	timer *time.Timer
 	end   func()
+
+	waited time.Duration // in reads since the rate was looked at last
+	came   int64         // bytes meanwhile
 }
 
 func (b *idleBody) Read(p []byte) (int, error) {
+	begun := time.Now()
 	n, err := b.r.Read(p)
 	if n > 0 {
 		b.timer.Reset(b.stall.Idle)
 	}
 	if err != nil && err != io.EOF {
-		err = classify(b.ctx, b.stall, err)
+		return n, classify(b.ctx, b.stall, err)
+	}
+	b.waited += time.Since(begun) // not what the reader takes for itself
+	b.came += int64(n)
+	if b.waited >= b.stall.Idle {
+		if err == nil && float64(b.came) < leastRate*b.waited.Seconds() {
+			return n, &StallError{URL: b.stall.URL, Idle: b.waited.Round(time.Millisecond), Came: b.came}
+		}
+		b.waited, b.came = 0, 0
 	}
 	return n, err
 }

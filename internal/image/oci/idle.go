@@ -8,20 +8,29 @@ import (
 	"time"
 )
 
-// impatient is a transport that gives up an answer of which nothing comes for
-// too long.
+// impatient is a transport that gives up an answer of which nothing, or too
+// little, comes for too long.
 type impatient struct {
 	http.RoundTripper
 	idle time.Duration
 }
 
-// StallError says that a registry sent nothing for too long.
+// leastRate is how many bytes a second an answer has to come at, on the average
+// of the time that nothing may come: slower than any modem. Below it lies what
+// only seems to be alive.
+const leastRate = 256
+
+// StallError says that a registry sent nothing for too long, or next to nothing.
 type StallError struct {
 	Host string
-	Idle time.Duration // how long nothing came
+	Idle time.Duration // how long it was waited for
+	Came int64         // bytes that came meanwhile
 }
 
 func (e *StallError) Error() string {
+	if e.Came > 0 {
+		return fmt.Sprintf("%s sent only %d bytes in %v; %s", e.Host, e.Came, e.Idle, e.Fix())
+	}
 	return fmt.Sprintf("%s sent nothing for %v; %s", e.Host, e.Idle, e.Fix())
 }
 
@@ -35,30 +44,45 @@ func (t *impatient) RoundTrip(q *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	stall := &StallError{q.URL.Host, t.idle}
-	b := &idleBody{ReadCloser: resp.Body, ctx: ctx, idle: t.idle, end: cancel}
+	stall := &StallError{Host: q.URL.Host, Idle: t.idle}
+	b := &idleBody{ReadCloser: resp.Body, ctx: ctx, stall: stall, end: cancel}
 	b.timer = time.AfterFunc(t.idle, func() { cancel(stall) })
 	resp.Body = b
 	return resp, nil
 }
 
+// idleBody is an answer's body under the watch of a timer, which each read that
+// gives something winds up again, and of leastRate.
 type idleBody struct {
 	io.ReadCloser
 	ctx   context.Context
-	idle  time.Duration
+	stall *StallError
 	timer *time.Timer
 	end   context.CancelCauseFunc
+
+	waited time.Duration // in reads since the rate was looked at last
+	came   int64         // bytes meanwhile
 }
 
 func (b *idleBody) Read(p []byte) (int, error) {
+	begun := time.Now()
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 {
-		b.timer.Reset(b.idle)
+		b.timer.Reset(b.stall.Idle)
 	}
 	if err != nil && err != io.EOF {
 		if cause := context.Cause(b.ctx); cause != nil {
 			err = cause
 		}
+		return n, err
+	}
+	b.waited += time.Since(begun) // not what the reader takes for itself
+	b.came += int64(n)
+	if b.waited >= b.stall.Idle {
+		if err == nil && float64(b.came) < leastRate*b.waited.Seconds() {
+			return n, &StallError{Host: b.stall.Host, Idle: b.waited.Round(time.Millisecond), Came: b.came}
+		}
+		b.waited, b.came = 0, 0
 	}
 	return n, err
 }

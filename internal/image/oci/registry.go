@@ -33,8 +33,8 @@ type RegistryOptions struct {
 	Arch string
 	// MaxSize bounds what is pulled, in bytes. 0 means 16 GiB.
 	MaxSize int64
-	// Idle is for how long nothing may come before it is given up. 0 means a
-	// minute.
+	// Idle is for how long next to nothing may come before it is given up. 0
+	// means a minute.
 	Idle time.Duration
 	// Getenv tells of http_proxy, https_proxy and no_proxy; nil means that there
 	// are none.

@@ -195,24 +195,46 @@ func TestLyingRegistry(t *testing.T) {
 	}
 }
 
-// TestStall connects to a registry that says half of what it has.
+// TestStall connects to a registry that says half of what it has, and to one that
+// goes on, but so slowly that it would never come to an end.
 func TestStall(t *testing.T) {
 	ocitest.NoCredentials(t)
-	done := make(chan struct{})
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		if q.URL.Path == "/v2/" {
+	for name, c := range map[string]struct {
+		pause time.Duration // between two bytes
+		says  string
+	}{"silent": {time.Hour, "sent nothing for"}, "trickling": {20 * time.Millisecond, "sent only"}} {
+		t.Run(name, func(t *testing.T) {
+			done := make(chan struct{})
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				if q.URL.Path == "/v2/" {
+					return
+				}
+				w.Header().Set("Content-Type", typeManifest)
+				trickle(w, "{", c.pause, done)
+			}))
+			defer s.Close()
+			defer close(done)
+			_, err := Resolve(context.Background(), strings.TrimPrefix(s.URL, "http://")+"/x", RegistryOptions{Idle: 500 * time.Millisecond})
+			if e := (*StallError)(nil); !errors.As(err, &e) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// trickle writes text, and then spaces one by one.
+func trickle(w http.ResponseWriter, text string, pause time.Duration, done <-chan struct{}) {
+	for {
+		if _, err := io.WriteString(w, text); err != nil {
 			return
 		}
-		w.Header().Set("Content-Type", typeManifest)
-		io.WriteString(w, "{")
 		w.(http.Flusher).Flush()
-		<-done
-	}))
-	defer s.Close()
-	defer close(done)
-	_, err := Resolve(context.Background(), strings.TrimPrefix(s.URL, "http://")+"/x", RegistryOptions{Idle: 300 * time.Millisecond})
-	if e := (*StallError)(nil); !errors.As(err, &e) {
-		t.Errorf("%v", err)
+		select {
+		case <-done:
+			return
+		case <-time.After(pause):
+		}
+		text = " "
 	}
 }
 
