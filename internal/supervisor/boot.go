@@ -20,10 +20,14 @@ const (
 	stageReady  = "ready"
 )
 
-// Bounds on what a guest may report: bytes of a line, and errors.
+// Bounds on what a guest may report: bytes of a line, errors, stages, and how
+// often it may be in one: a machine whose root is on a disk begins in an
+// initramfs, and goes through some of them again on its disk.
 const (
 	maxStatusLine = 4096
 	maxFaults     = 20
+	maxStages     = 8
+	maxTimes      = 2
 )
 
 // boot follows a machine as it comes up.
@@ -37,6 +41,7 @@ type boot struct {
 	mu      sync.Mutex
 	reached map[string]chan struct{} // closed when the word was reported
 	stage   string                   // the last one begun
+	times   map[string]int           // how often each stage began, for the first maxStages of them
 	faults  []string                 // what init could not do
 	silent  bool                     // given up, for want of news or of hope
 	suspect machine.Symptom          // what seemed wrong with it then, if anything did
@@ -48,7 +53,7 @@ type boot struct {
 func watch(m machine.Machine, patience time.Duration, events event.Sink, name string) *boot {
 	b := &boot{
 		name: name, m: m, patience: patience, events: events, stage: "kernel", over: make(chan struct{}),
-		reached: map[string]chan struct{}{stageAccess: make(chan struct{}), stageReady: make(chan struct{})},
+		times: map[string]int{}, reached: map[string]chan struct{}{stageAccess: make(chan struct{}), stageReady: make(chan struct{})},
 	}
 	news := make(chan struct{}, 1)
 	events.Emit(event.Event{Kind: event.Begin, Task: "boot", Subject: name})
@@ -74,7 +79,9 @@ func (b *boot) listen(news chan<- struct{}) {
 	lines.Buffer(make([]byte, 0, 256), maxStatusLine)
 	for lines.Scan() {
 		word, rest, _ := strings.Cut(strings.TrimSpace(lines.Text()), " ")
-		b.take(word, rest)
+		if !b.take(word, rest) {
+			continue
+		}
 		select {
 		case news <- struct{}{}:
 		default:
@@ -83,37 +90,41 @@ func (b *boot) listen(news chan<- struct{}) {
 	io.Copy(io.Discard, b.m.Status())
 }
 
-// take notes a word of init's, and tells what is news.
-func (b *boot) take(word, rest string) {
-	if e, ok := b.note(word, rest); ok {
+// take notes a word of init's, tells what is news, and says whether the machine
+// came any further by it: one that repeats itself does not.
+func (b *boot) take(word, rest string) (further bool) {
+	e, further := b.note(word, rest)
+	if e.Kind != "" {
 		b.events.Emit(e)
 	}
+	return further
 }
 
-func (b *boot) note(word, rest string) (news event.Event, ok bool) {
+func (b *boot) note(word, rest string) (news event.Event, further bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch word {
-	case "stage":
-		if b.stage != machine.StageRunning {
-			b.stage, _, _ = strings.Cut(rest, " ")
-		}
-	case stageAccess, stageReady:
-		if !isClosed(b.reached[word]) {
+	running := b.stage == machine.StageRunning
+	switch {
+	case word == stageAccess || word == stageReady:
+		if further = !isClosed(b.reached[word]); further {
 			close(b.reached[word])
 		}
-		if word == stageReady && b.stage != machine.StageRunning {
+		if word == stageReady && !running {
 			b.stage = machine.StageRunning
-			return event.Event{Kind: event.Done, Task: "boot", Subject: b.name}, true
+			news = event.Event{Kind: event.Done, Task: "boot", Subject: b.name}
 		}
-	case "error":
-		if len(b.faults) == maxFaults || b.stage == machine.StageRunning {
-			break
+	case running:
+	case word == "stage":
+		b.stage, _, _ = strings.Cut(rest, " ")
+		n, known := b.times[b.stage]
+		if further = n < maxTimes && (known || len(b.times) < maxStages); further {
+			b.times[b.stage]++
 		}
-		b.faults = append(b.faults, rest)
-		return event.Event{Kind: event.Warn, Task: "boot", Subject: b.name, Message: b.name + ": " + reason(rest)}, true
+	case word == "error" && len(b.faults) < maxFaults:
+		b.faults, further = append(b.faults, rest), true
+		news = event.Event{Kind: event.Warn, Task: "boot", Subject: b.name, Message: b.name + ": " + reason(rest)}
 	}
-	return event.Event{}, false
+	return news, further
 }
 
 // reason is what init says of a fault, without the stage that comes first.

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -112,4 +113,47 @@ func TestSilence(t *testing.T) {
 		t.Error(err)
 	}
 	b.close()
+}
+
+// TestNoFurther: a guest that said the same stage, or anything, over and over was
+// waited for as long as it went on.
+func TestNoFurther(t *testing.T) {
+	for name, line := range map[string]func(n int) string{
+		"same stage":     func(int) string { return "stage network\n" },
+		"another stage":  func(n int) string { return fmt.Sprintf("stage %d\n", n) },
+		"error":          func(int) string { return "error services it is broken\n" },
+		"access":         func(int) string { return "access\n" },
+		"no known words": func(int) string { return "hello\n" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGuest()
+			b := watch(g, 100*time.Millisecond, event.Discard, "alice")
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for n := 0; !isClosed(g.dead); n++ {
+					g.say(line(n))
+					time.Sleep(time.Millisecond) // leave the others some of the host
+				}
+			}()
+			var start *machine.StartError
+			if err := b.wait(t.Context(), stageReady); !errors.As(err, &start) || !strings.Contains(start.Cause, "nothing") {
+				t.Error(err)
+			}
+			b.close()
+			<-done
+		})
+	}
+}
+
+// TestStagesTwice: a machine with its root on a disk goes through stages in its
+// initramfs and on its disk, and both times it has come further.
+func TestStagesTwice(t *testing.T) {
+	b := &boot{times: map[string]int{}, reached: map[string]chan struct{}{stageAccess: make(chan struct{}), stageReady: make(chan struct{})}, events: event.Discard}
+	for _, line := range []string{"stage mounts", "stage modules", "stage root", "stage mounts", "stage modules", "access ", "stage network", "stage services", "ready "} {
+		word, rest, _ := strings.Cut(line, " ")
+		if !b.take(word, rest) {
+			t.Errorf("%s is nothing new", line)
+		}
+	}
 }
