@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -60,7 +61,7 @@ func New(port vnet.Port, cfg Config) (*Gateway, error) {
 	g.link = newLink(port, cfg.MAC, cfg.MTU, 64, 0)
 	g.addresses()
 	g.near = newNeighbours()
-	g.police = &police{watch: func() bool { return g.tasks.start(func() { g.police.run(g.ctx) }) }}
+	g.police = newPolice(func() bool { return g.tasks.start(func() { g.police.run(g.ctx) }) }, time.Now())
 	g.link.filter, g.link.tick, g.link.idle = g.filter, g.police.tick, g.police.idle
 	g.names = newNames(g)
 	g.dhcp = newDHCPServer(g)

@@ -20,8 +20,9 @@ import (
 // up, those who ask most get less, down to policeLeast, until it can.
 type police struct {
 	watch func() bool // starts run in a goroutine; nil: nobody looks
+	epoch time.Time   // what times are counted from: the host's clock may be set
 
-	now  atomic.Int64 // in nanoseconds, as of the latest frames
+	now  atomic.Int64 // nanoseconds from epoch, as of the latest frames
 	busy atomic.Bool  // those are being looked at
 
 	mu      sync.Mutex
@@ -31,11 +32,19 @@ type police struct {
 }
 
 type bucket struct {
-	left  float64
-	at    int64   // nanoseconds
-	spent float64 // since the latest reading, or while nobody looks since then
-	then  int64   // nanoseconds
-	slow  float64 // what the rate is divided by; 0 is 1
+	left float64
+	at   int64   // when it was filled
+	slow float64 // what rate and burst are divided by, 1 or more
+
+	// asked is the price of what the guest has asked for, whether or not it got
+	// that: since somebody looks, faded by gaugeFade from reading to reading, or
+	// while nobody looks since then.
+	asked float64
+	then  int64
+}
+
+func newPolice(watch func() bool, epoch time.Time) *police {
+	return &police{watch: watch, epoch: epoch}
 }
 
 // What things cost.
@@ -52,14 +61,18 @@ const (
 	// gaugeLate is how late a goroutine, or a batch of frames, is in a gateway
 	// that can't keep up: far more than one that is merely busy makes it.
 	gaugeLate = 10 * time.Millisecond
+	gaugeFade = 0.95
 	gaugeCalm = 100 // readings without anything to do until nobody looks any more
 
 	maxSlow = policeRate / policeLeast
+	// askedLeast is what comes together of one that asks for policeLeast a second.
+	// Everybody is left that, so there is nothing to take from those with less.
+	askedLeast = policeLeast * float64(gaugeEvery) / float64(time.Second) / (1 - gaugeFade)
 )
 
 // tick says what time it is when a batch of frames has come.
 func (p *police) tick(now time.Time) {
-	p.now.Store(now.UnixNano())
+	p.now.Store(int64(now.Sub(p.epoch)))
 	p.busy.Store(true)
 }
 
@@ -71,28 +84,36 @@ func (p *police) pays(g guest, price float64) bool {
 	now := p.now.Load()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if int(g) >= len(p.buckets) {
-		p.buckets = append(p.buckets, make([]bucket, int(g)+1-len(p.buckets))...)
+	for int(g) >= len(p.buckets) {
+		p.buckets = append(p.buckets, bucket{left: policeBurst, at: now, slow: 1, then: now})
 	}
 	b := &p.buckets[g]
-	slow := max(b.slow, 1)
+	p.asks(b, price, now)
 	if now > b.at {
-		b.left += policeRate / slow * time.Duration(now-b.at).Seconds()
+		b.left += policeRate / b.slow * time.Duration(now-b.at).Seconds()
 		b.at = now
 	}
-	b.left = min(b.left, policeBurst/slow)
+	b.left = min(b.left, policeBurst/b.slow)
 	if b.left < price {
 		return false
 	}
 	b.left -= price
-	if !p.watched && now-b.then > int64(time.Second) {
-		b.spent, b.then = 0, now
-	}
-	b.spent += price
-	if b.spent > policeLeast && !p.watched && p.watch != nil {
-		p.watched, p.calm = p.watch(), 0
-	}
 	return true
+}
+
+// asks notes what a guest asks for, and has somebody look if that is much.
+func (p *police) asks(b *bucket, price float64, now int64) {
+	if !p.watched && now-b.then > int64(time.Second) {
+		b.asked, b.then = 0, now
+	}
+	b.asked += price
+	if p.watched || b.asked <= policeLeast || p.watch == nil {
+		return
+	}
+	p.watched, p.calm = p.watch(), 0
+	for i := range p.buckets {
+		p.buckets[i].asked = 0
+	}
 }
 
 // run looks how late the gateway runs, until nobody asks for much.
@@ -109,7 +130,7 @@ func (p *police) run(ctx context.Context) {
 		now := time.Now()
 		late := now.Sub(from) - gaugeEvery
 		if p.busy.Load() {
-			late = max(late, time.Duration(now.UnixNano()-p.now.Load()))
+			late = max(late, now.Sub(p.epoch)-time.Duration(p.now.Load()))
 		}
 		if !p.gauge(late) {
 			return
@@ -118,29 +139,31 @@ func (p *police) run(ctx context.Context) {
 	}
 }
 
-// gauge takes one reading, and says whether there are to be more. The guests
-// that have spent most since the latest one get less, in proportion to how late
-// the gateway is; when it is not, all get a little more again.
+// gauge takes one reading, and says whether there are to be more. Of the guests
+// that have not come down to the least yet, those that ask most get less, in
+// proportion to how late the gateway is; when it is not, all get a little more
+// again.
 func (p *police) gauge(late time.Duration) (more bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	most := 0.0
 	for i := range p.buckets {
-		most = max(most, p.buckets[i].spent)
+		if b := &p.buckets[i]; b.slow < maxSlow {
+			most = max(most, b.asked)
+		}
 	}
 	p.calm++
 	for i := range p.buckets {
 		b := &p.buckets[i]
-		b.slow = max(b.slow, 1)
 		if late <= gaugeLate {
 			b.slow = max(b.slow*0.95, 1)
-		} else if b.spent > 0 && b.spent >= most/2 {
+		} else if b.asked > askedLeast && b.asked >= most/2 {
 			b.slow = min(b.slow*min(float64(late)/float64(gaugeLate), 4), maxSlow)
 		}
 		if b.slow > 1 {
 			p.calm = 0
 		}
-		b.spent = 0
+		b.asked *= gaugeFade
 	}
 	p.watched = p.calm < gaugeCalm
 	return p.watched

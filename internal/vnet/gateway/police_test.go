@@ -6,8 +6,8 @@ import (
 )
 
 func TestPolice(t *testing.T) {
-	p := &police{}
 	now := time.Unix(1e9, 0)
+	p := newPolice(nil, now)
 	p.tick(now)
 	paid := 0
 	for range 10 * policeBurst {
@@ -28,8 +28,8 @@ func TestPolice(t *testing.T) {
 // one that gets less, and gets everything again when it can.
 func TestPoliceLate(t *testing.T) {
 	looks := 0
-	p := &police{watch: func() bool { looks++; return true }}
 	now := time.Unix(1e9, 0)
+	p := newPolice(func() bool { looks++; return true }, now)
 	// asks is what the hostile guest can pay for in 100 ms.
 	asks := func() (paid int) {
 		now = now.Add(100 * time.Millisecond)
@@ -79,10 +79,47 @@ func TestPoliceLate(t *testing.T) {
 	}
 }
 
+// TestPoliceAsked: one that goes on asking for much, and gets little, is still
+// the one that gets less, and not one that asks for less but gets more. When the
+// former has come down to the least and that did not help, the latter is next.
+func TestPoliceAsked(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	p := newPolice(func() bool { return true }, now)
+	slow := func(g guest) float64 { return p.buckets[g].slow }
+	p.tick(now)
+	p.pays(9, 0)
+	reading := func(late time.Duration) {
+		now = now.Add(gaugeEvery)
+		p.tick(now)
+		for range 1000 { // 100,000 a second
+			p.pays(7, costPacket)
+		}
+		for range 20 { // 2,000 a second
+			p.pays(8, costPacket)
+		}
+		p.pays(9, costPacket) // 100 a second
+		p.gauge(late)
+	}
+	for slow(7) < maxSlow {
+		if reading(2 * gaugeLate); slow(8) > 1 {
+			t.Fatalf("the other guest gets less as long as the hostile one is at %v", slow(7))
+		}
+	}
+	for slow(8) < maxSlow {
+		reading(2 * gaugeLate)
+	}
+	if slow(9) > 1 {
+		t.Error("one that asks for next to nothing gets less")
+	}
+	for slow(8) > 1 {
+		reading(0)
+	}
+}
+
 // TestPoliceRuns: the reading is taken by itself, and ends.
 func TestPoliceRuns(t *testing.T) {
 	done := make(chan struct{})
-	p := &police{}
+	p := newPolice(nil, time.Now())
 	p.watch = func() bool {
 		go func() {
 			defer close(done)
@@ -92,11 +129,9 @@ func TestPoliceRuns(t *testing.T) {
 	}
 	// A batch that was begun long ago and has not ended.
 	p.tick(time.Now().Add(-time.Hour))
-	for range policeLeast + 1 {
-		p.pays(7, costPacket)
-	}
+	p.pays(7, policeLeast+1)
 	for slow := 0.0; slow <= 1; time.Sleep(gaugeEvery) {
-		p.pays(7, costPacket)
+		p.pays(7, policeLeast)
 		p.mu.Lock()
 		slow = p.buckets[7].slow
 		p.mu.Unlock()
