@@ -88,7 +88,10 @@ func (k Keys) KnownHost(name string) ([]byte, error) {
 const handshakeTimeout = 30 * time.Second
 
 // Client is a pinned ssh connection to a machine.
-type Client struct{ ssh *ssh.Client }
+type Client struct {
+	ssh     *ssh.Client
+	watched *watched // nil without KeepAlive
+}
 
 // Dial logs in as user over conn, which it owns from then on: it is closed
 // with the client, or when Dial fails.
@@ -130,11 +133,18 @@ func Dial(ctx context.Context, conn net.Conn, user string, keys Keys) (*Client, 
 		return nil, fmt.Errorf("log in to the machine as %s: %w", user, err)
 	}
 	conn.SetDeadline(time.Time{})
-	return &Client{ssh.NewClient(c, channels, requests)}, nil
+	return &Client{ssh: ssh.NewClient(c, channels, requests)}, nil
 }
 
 // Close ends the connection and every command that runs over it.
-func (c *Client) Close() error { return c.ssh.Close() }
+func (c *Client) Close() error {
+	err := c.ssh.Close()
+	if c.watched != nil {
+		c.watched.stop()
+		<-c.watched.done
+	}
+	return err
+}
 
 // Connect makes a TCP connection from inside the guest to an address as the
 // guest sees it, such as "127.0.0.1:2345": what listens there need not be in
@@ -142,7 +152,7 @@ func (c *Client) Close() error { return c.ssh.Close() }
 func (c *Client) Connect(ctx context.Context, addr string) (net.Conn, error) {
 	conn, err := c.ssh.DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s in the machine: %w", addr, err)
+		return nil, fmt.Errorf("connect to %s in the machine: %w", addr, c.lost(err))
 	}
 	return conn, nil
 }
@@ -182,7 +192,8 @@ const endOfFile = 4
 const maxLine = 8192
 
 // Run starts the command and waits for its end and the last byte it wrote.
-// The error is about the connection; a program that fails is a Status. When ctx
+// The error is about the connection, such as a [*SilentError]; a program that
+// fails is a Status. When ctx
 // ends, so does Run, with the cause: the guest is told to kill the program, but
 // not waited for. When ctx ends before the program has started, the connection
 // is closed, because a guest that hangs would never answer.
@@ -214,7 +225,7 @@ func (c *Client) run(ctx context.Context, cmd Command, line string) (_ Status, e
 	stop := context.AfterFunc(ctx, func() { c.ssh.Close() })
 	defer stop()
 	defer func() {
-		if err != nil && ctx.Err() != nil {
+		if err = c.lost(err); err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 	}()

@@ -26,10 +26,13 @@ import (
 
 // ready is a machine that only needs to be started.
 type ready struct {
-	config  supervisor.Config
-	image   *build.Artifact
-	kernel  *build.Kernel
-	closers []func() // free what was taken, from the last to the first
+	config supervisor.Config
+	image  *build.Artifact
+	kernel *build.Kernel
+	// fileDisks is how many of the machine's disks are the file's; the others are
+	// those of flags.
+	fileDisks int
+	closers   []func() // free what was taken, from the last to the first
 }
 
 // close frees what prepare took.
@@ -52,6 +55,10 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 	if err := p.share(env, o.shares, m); err != nil {
 		return nil, err
 	}
+	found, err := p.disks(env, o.disks, m)
+	if err != nil {
+		return nil, err
+	}
 	img := p.imageFor(m)
 	if err := p.check(m, img); err != nil {
 		return nil, err
@@ -59,11 +66,7 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 	if m.Boot != lab.BootKernel && console == rootfs.ConsoleNone {
 		return nil, usagef("machine %q: boot %s gives the console alone: nothing of wolffia's is on the disk to run a command", m.Name, m.Boot)
 	}
-	found, err := p.checkDisks(env, m)
-	if err != nil {
-		return nil, err
-	}
-	r := &ready{}
+	r := &ready{fileDisks: len(m.Disks) - len(o.disks)}
 	defer func() {
 		if err != nil {
 			r.close()
@@ -286,7 +289,7 @@ func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image, di
 	}
 	var mounting []string // what shares and disks need
 	for _, d := range disks {
-		mounting = append(mounting, d.modules()...)
+		mounting = append(mounting, d.holds.modules...)
 	}
 	onUML := slices.Concat(m.Modules, ipv6(m), mounting)
 	if len(m.Shares) > 0 {

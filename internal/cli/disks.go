@@ -11,8 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"wolffia/internal/event"
 	"wolffia/internal/image/disk"
@@ -35,53 +36,115 @@ import (
 
 // diskContent is what a machine's disk is found to be.
 type diskContent struct {
-	format  string // machine.Raw or machine.QCOW2
-	size    int64  // bytes of an image's file
+	file    fs.FileInfo // of an image
+	format  string      // machine.Raw or machine.QCOW2
+	size    int64       // bytes of an image's file
 	changed time.Time
-	part    int    // of its root file system; 0 means that this is all of the disk
-	mount   string // the type of that for mount(8); empty where none is known
+	part    int // of its root file system; 0 means that this is all of the disk
+	holds   fileSystem
 }
 
-// modules are the drivers of what is on the disk.
-func (c diskContent) modules() []string {
-	switch c.mount {
-	case "":
-		return nil
-	case "vfat":
-		// One of the last two is what names are in for the kernel, by its configuration.
-		return []string{"vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1"}
+// fileSystem is one that a machine can mount.
+type fileSystem struct {
+	mount    string   // its type for mount(8); empty where none is known
+	modules  []string // its drivers
+	options  string   // of mount(8)
+	readOnly bool
+}
+
+// fileSystems are those that are told by their content.
+var fileSystems = map[disk.Format]fileSystem{
+	disk.Ext: {mount: "ext4", modules: []string{"ext4"}}, // a driver for ext2 and ext3, too
+	// One of the last two modules is what names are in for the kernel, by its configuration.
+	disk.FAT:      {mount: "vfat", modules: []string{"vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1"}, options: "utf8"},
+	disk.SquashFS: {mount: "squashfs", modules: []string{"squashfs"}, readOnly: true},
+	disk.ISO9660:  {mount: "iso9660", modules: []string{"isofs"}, readOnly: true},
+}
+
+// disks gives a machine the disks of --disk, besides those of the file, looks at
+// the images among all of them, and tells what is on each.
+func (p *project) disks(env Env, flags []string, m *lab.Machine) ([]diskContent, error) {
+	out, err := p.checkDisks(env, m)
+	if err != nil {
+		return nil, err
 	}
-	return []string{c.mount}
-}
-
-// checkDisks looks at the images that the file gives a machine, and tells what is
-// on all of its disks.
-func (l *labFile) checkDisks(env Env, m *lab.Machine) ([]diskContent, error) {
-	var out []diskContent
-	for i, k := range m.Disks {
-		c := diskContent{format: machine.Raw}
-		switch {
-		case k.From != "":
-			var err error
-			if c, err = lookAtDisk(inDir(l.dir(env), k.From), k); err != nil {
-				return nil, l.diskError(m, i, "from", err)
-			}
-		case k.Format == lab.DiskFAT:
-			c.mount = "vfat"
-		case k.Format != lab.DiskEmpty:
-			c.mount = "ext4" // a driver for ext2 and ext3, too
+	for _, text := range flags {
+		k, err := lab.ParseDisk(text)
+		if err == nil {
+			err = m.AddDisk(k)
+		}
+		if err != nil {
+			return nil, &usageError{err}
+		}
+		last := &m.Disks[len(m.Disks)-1]
+		if last.From != "" {
+			last.From = inDir(env.Dir, last.From)
+		}
+		c, err := lookAtDisk("", *last)
+		if err == nil {
+			err = c.clash(out, m)
+		}
+		if err != nil {
+			return nil, usagef("disk %s: %w", text, err)
 		}
 		out = append(out, c)
 	}
 	return out, nil
 }
 
-func (l *labFile) diskError(m *lab.Machine, i int, key string, err error) error {
+// checkDisks looks at the images that the file gives a machine, and tells what is
+// on all of its disks.
+func (l *labFile) checkDisks(env Env, m *lab.Machine) (out []diskContent, err error) {
+	for i, k := range m.Disks {
+		c, err := lookAtDisk(l.dir(env), k)
+		if err == nil {
+			err = c.clash(out, m)
+		}
+		if err != nil {
+			return nil, l.diskError(m, i, err)
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// clash looks for one image, which the machine writes to, as two of its disks: c,
+// which comes behind those before, and another.
+func (c diskContent) clash(before []diskContent, m *lab.Machine) error {
+	k := m.Disks[len(before)]
+	for i, other := range before {
+		if c.file != nil && other.file != nil && os.SameFile(c.file, other.file) && (k.InPlace || m.Disks[i].InPlace) {
+			return fmt.Errorf("%s is the disk %s of this machine, too, and is written to in place; give one of both an image of its own", k.From, m.Disks[i].Name)
+		}
+	}
+	return nil
+}
+
+// diskError has a mistake in what the file says of a machine's disk.
+func (l *labFile) diskError(m *lab.Machine, i int, err error) error {
+	key := "from"
+	if m.Disks[i].From == "" {
+		key = "size"
+	}
 	return lab.ErrorAt(l.title, l.text, err, "machines", m.Name, "disks", strconv.Itoa(i), key)
 }
 
-// lookAtDisk tells what an image is by its content.
-func lookAtDisk(path string, k lab.Disk) (c diskContent, err error) {
+// lookAtDisk tells what a disk is, an image by its content. Images are found from
+// the folder dir.
+func lookAtDisk(dir string, k lab.Disk) (c diskContent, err error) {
+	c.format = machine.Raw
+	switch {
+	case k.From != "":
+		return lookAtImage(inDir(dir, k.From), k)
+	case k.Format == lab.DiskFAT:
+		c.holds = fileSystems[disk.FAT]
+	case k.Format != lab.DiskEmpty:
+		c.holds = fileSystems[disk.Ext]
+	}
+	return c, nil
+}
+
+func lookAtImage(path string, k lab.Disk) (c diskContent, err error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -109,32 +172,52 @@ func lookAtDisk(path string, k lab.Disk) (c diskContent, err error) {
 	if size == 0 {
 		return c, fmt.Errorf("%s is of no size; truncate -s 1G %[1]s makes it an empty disk", path)
 	}
-	c = diskContent{format: machine.Raw, size: size, changed: info.ModTime().UTC()}
-	format, err := disk.Detect(f, size)
+	format, err := imageForm(f, size, path, k.Format)
 	if err != nil {
-		return c, fmt.Errorf("%s: %w", path, err)
+		return c, err
 	}
+	c = diskContent{file: info, format: format, size: size, changed: info.ModTime().UTC()}
 	var content io.ReaderAt = f
-	switch format {
-	case disk.QCOW2:
+	if format == machine.QCOW2 {
 		image, err := openQCOW2(f, path, k)
 		if err != nil {
 			return c, err
 		}
 		defer image.Close()
-		c.format, content, size = machine.QCOW2, image, image.Size()
-	case disk.Gzip, disk.Zstd, disk.XZ:
-		return c, fmt.Errorf("%s is compressed (%s), and no disk image; unpack it first", path, format)
-	case disk.CPIO, disk.Tar, disk.UEFI:
-		return c, fmt.Errorf("%s is of format %s, and no disk image; raw images and qcow2 are", path, format)
+		content, size = image, image.Size()
 	}
 	if k.InPlace && k.Mount == "" {
 		return c, nil // what it holds changes, and nobody asks
 	}
-	if c.part, c.mount, err = rootOf(content, size); err != nil && k.Mount != "" {
+	if c.part, c.holds, err = rootOf(content, size); err != nil && k.Mount != "" {
 		return c, fmt.Errorf("%s can't be mounted on %s: %w", path, k.Mount, err)
 	}
 	return c, nil
+}
+
+// imageForm is the form of an image, one of machine's, by what the file says of it
+// or else by its content. A machine may have written anything on a raw disk: what
+// looks like no disk at all is one if the file says so.
+func imageForm(f *os.File, size int64, path string, says lab.DiskFormat) (string, error) {
+	if says == lab.DiskRaw {
+		return machine.Raw, nil
+	}
+	format, err := disk.Detect(f, size)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("%s: %w", path, err)
+	case format == disk.QCOW2:
+		return machine.QCOW2, nil
+	case says == lab.DiskQCOW2:
+		return "", fmt.Errorf("%s is no qcow2; what it holds is: %s", path, format)
+	}
+	switch format {
+	case disk.Gzip, disk.Zstd, disk.XZ:
+		return "", fmt.Errorf("%s is compressed (%s); unpack it first, or add format: raw to have it on a disk as it is", path, format)
+	case disk.CPIO, disk.Tar, disk.UEFI:
+		return "", fmt.Errorf("%s is of format %s, and no disk image; add format: raw to have it on a disk as it is", path, format)
+	}
+	return machine.Raw, nil
 }
 
 // openQCOW2 looks whether an image can be read, with those below it. An image
@@ -162,24 +245,22 @@ func openQCOW2(f *os.File, path string, k lab.Disk) (*qcow2.Image, error) {
 	return image, err
 }
 
-// rootOf finds the file system of a disk that can be mounted.
-func rootOf(r io.ReaderAt, size int64) (part int, mount string, err error) {
+// rootOf finds the file system of a disk that can be mounted. It does so by marks
+// alone: a machine may be about to write to all else, and to leave it unclean.
+func rootOf(r io.ReaderAt, size int64) (part int, holds fileSystem, err error) {
 	image, err := disk.Open(r, size)
 	if err != nil {
-		return 0, "", err
+		return 0, holds, err
 	}
 	p, err := image.Part(0)
 	if err != nil {
-		return 0, "", err
+		return 0, holds, err
 	}
-	s, err := p.FileSystem()
-	switch {
-	case err != nil:
-		return 0, "", err
-	case strings.HasPrefix(s.Type, "fat"):
-		return p.Number, "vfat", nil
+	holds, ok := fileSystems[p.Format]
+	if !ok {
+		return 0, holds, fmt.Errorf("there is no ext, FAT, squashfs or ISO 9660 file system on it; what it holds is: %s", p.Format)
 	}
-	return p.Number, "ext4", nil
+	return p.Number, holds, nil
 }
 
 // addDisks gives a machine that is prepared the disks of the file, behind that of
@@ -199,19 +280,21 @@ func (p *project) addDisks(ctx context.Context, env Env, r *ready, found []diskC
 	first := c.Backend.Guest(c.Arch).Disk
 	for i, k := range c.Machine.Disks {
 		d, err := p.addDisk(ctx, env, r, i, found[i], keep, events)
-		if err != nil {
-			return err
+		var mistake *diskMistake
+		switch {
+		case errors.As(err, &mistake) && i >= r.fileDisks:
+			return usagef("disk %s: %w", k.Name, err)
+		case errors.As(err, &mistake):
+			return p.diskError(c.Machine, i, err)
+		case err != nil:
+			return fmt.Errorf("machine %s: make disk %s: %w", c.Machine.Name, k.Name, err)
 		}
 		if k.Mount != "" {
-			device := first[:len(first)-1] + string(first[len(first)-1]+byte(len(c.Disks)))
+			device, holds := first[:len(first)-1]+string(first[len(first)-1]+byte(len(c.Disks))), found[i].holds
 			if found[i].part != 0 {
 				device += strconv.Itoa(found[i].part)
 			}
-			mount := rootfs.Mount{What: device, Type: found[i].mount, To: k.Mount, ReadOnly: k.ReadOnly}
-			if mount.Type == "vfat" {
-				mount.Options = "utf8"
-			}
-			c.Mounts = append(c.Mounts, mount)
+			c.Mounts = append(c.Mounts, rootfs.Mount{What: device, Type: holds.mount, To: k.Mount, Options: holds.options, ReadOnly: k.ReadOnly || holds.readOnly})
 		}
 		c.Disks = append(c.Disks, d)
 	}
@@ -230,50 +313,35 @@ func (p *project) addDisk(ctx context.Context, env Env, r *ready, i int, found d
 	if k.From == "" {
 		made := madeDisk{Size: int64(k.Size), Format: string(k.Format)}
 		seed := sha256.Sum256(fmt.Appendf(nil, "disk %s %s %s", p.Name, m.Name, k.Name))
-		err := made.make(kept, func(f *os.File) error { return newDisk(f, k, seed) })
-		if err != nil {
-			err = p.madeError(m, i, "size", err)
-		}
-		return own, err
+		return own, made.make(kept, func(f *os.File) error { return newDisk(f, k, seed) })
 	}
 	from := inDir(p.dir(env), k.From)
 	image := machine.Disk{Path: from, Format: found.format, Serial: k.Name, ReadOnly: k.ReadOnly, Persistent: k.InPlace}
 	switch {
 	case found.format == machine.QCOW2 && r.kernel != nil && r.kernel.UML:
 		if k.InPlace {
-			return image, p.diskError(m, i, "in-place", errors.New("User-Mode Linux writes to raw images in place, and this is a qcow2; give the machine backend: qemu, or leave in-place out"))
+			return image, &diskMistake{errors.New("User-Mode Linux writes to raw images in place, and this is a qcow2; give the machine backend: qemu, or leave in-place out")}
 		}
 		made := madeDisk{Size: found.size, From: from, Changed: found.changed}
-		err := made.make(kept, func(f *os.File) error { return copyDisk(ctx, f, from, events) })
-		if err != nil {
-			err = p.madeError(m, i, "from", err)
-		}
 		own.ReadOnly = k.ReadOnly
-		return own, err
+		return own, made.make(kept, func(f *os.File) error { return copyDisk(ctx, f, from, events) })
 	case keep != "" && !k.InPlace && !k.ReadOnly:
 		image.Overlay = kept + ".cow"
 		if _, err := os.Lstat(own.Path); err == nil {
-			return image, p.madeError(m, i, "from", &keptError{"a disk of its own, or a copy for another backend", "what is written over " + from})
+			return image, keptMistake("a disk of its own, or a copy for another backend", "what is written over "+from)
 		}
 	}
 	return image, nil
 }
 
-// madeError is one about what was made of a disk, at its place in the file.
-func (p *project) madeError(m *lab.Machine, i int, key string, err error) error {
-	var kept *keptError
-	var small *smallDiskError
-	if errors.As(err, &kept) || errors.As(err, &small) {
-		return p.diskError(m, i, key, err)
-	}
-	return fmt.Errorf("machine %s: make disk %s: %w", m.Name, m.Disks[i].Name, err)
-}
+// diskMistake is one of the person's, in what is said of a disk.
+type diskMistake struct{ error }
 
-// keptError is a disk that was kept as something else than the file says now.
-type keptError struct{ was, now string }
+func (e *diskMistake) Unwrap() error { return e.error }
 
-func (e *keptError) Error() string {
-	return fmt.Sprintf("what is kept of this disk is %s, and the file says %s now; have it as it was, call it otherwise (name), or drop all disks of the lab: wolffia down --volumes", e.was, e.now)
+// keptMistake is that a disk was kept as something else than the file says now.
+func keptMistake(was, now string) error {
+	return &diskMistake{fmt.Errorf("what is kept of this disk is %s, and the file says %s now; have it as it was, call it otherwise (name), or drop all disks of the lab: wolffia down --volumes", was, now)}
 }
 
 // madeDisk is what a disk of ours was made as.
@@ -287,7 +355,7 @@ type madeDisk struct {
 func (d madeDisk) String() string {
 	switch {
 	case d.From != "":
-		return fmt.Sprintf("a copy of %s as of %s", d.From, d.Changed.Local().Format(time.DateTime))
+		return fmt.Sprintf("a copy of %s (%d bytes, changed at %s)", d.From, d.Size, d.Changed.Local().Format(time.RFC3339Nano))
 	case d.Format == "":
 		return fmt.Sprintf("a new one of %s, empty", lab.Size(d.Size))
 	}
@@ -295,11 +363,11 @@ func (d madeDisk) String() string {
 }
 
 // make has write fill the disk kept+".img", unless that is there: as d, or the
-// error is a [*keptError].
+// error is a [*diskMistake].
 func (d madeDisk) make(kept string, write func(*os.File) error) error {
 	_, err := os.Lstat(kept + ".cow")
 	if err == nil {
-		return &keptError{"what another backend wrote over an image", d.String()}
+		return keptMistake("what another backend wrote over an image", d.String())
 	}
 	was, err := readMade(kept + ".made")
 	if _, serr := os.Lstat(kept + ".img"); serr == nil {
@@ -307,7 +375,7 @@ func (d madeDisk) make(kept string, write func(*os.File) error) error {
 		case err != nil:
 			return err
 		case was.String() != d.String():
-			return &keptError{was.String(), d.String()}
+			return keptMistake(was.String(), d.String())
 		}
 		return nil
 	}
@@ -345,11 +413,6 @@ func readMade(path string) (d madeDisk, err error) {
 	return d, nil
 }
 
-// smallDiskError is a size that is too small for a file system.
-type smallDiskError struct{ error }
-
-func (e *smallDiskError) Unwrap() error { return e.error }
-
 // newDisk fills the file of a new disk.
 func newDisk(f *os.File, k lab.Disk, seed [sha256.Size]byte) error {
 	t, label, now := tree.New(), k.Name, time.Now()
@@ -360,13 +423,13 @@ func newDisk(f *os.File, k lab.Disk, seed [sha256.Size]byte) error {
 	case lab.DiskFAT:
 		o := fat.Options{Size: int64(k.Size), Label: label[:min(len(label), 11)], Time: now, Serial: uint32(seed[0])<<24 | uint32(seed[1])<<16 | uint32(seed[2])<<8 | uint32(seed[3])}
 		if _, err := fat.Size(t, o); err != nil {
-			return &smallDiskError{err}
+			return &diskMistake{err}
 		}
 		return fat.Write(f, t, o)
 	}
 	o := ext4.Options{Type: ext4.Type(k.Format), Size: int64(k.Size), Label: label[:min(len(label), 16)], Time: now, UUID: [16]byte(seed[:16])}
 	if _, err := ext4.Size(t, o); err != nil {
-		return &smallDiskError{err}
+		return &diskMistake{err}
 	}
 	return ext4.Write(f, t, o)
 }
@@ -378,6 +441,14 @@ func copyDisk(ctx context.Context, f *os.File, path string, events event.Sink) (
 		return err
 	}
 	defer image.Close()
+	lock, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) { // as machines have it that write in place
+		return &diskMistake{fmt.Errorf("%s can't be copied for User-Mode Linux: it is written to by another machine; stop that machine first", path)}
+	}
 	data, err := image.Data()
 	if err != nil {
 		return fmt.Errorf("read %s: %w", path, err)

@@ -167,6 +167,9 @@ func enterMachine(ctx context.Context, env Env, c *api.Client, name string) (*ac
 	if err != nil && ctx.Err() == nil && !errors.As(err, &refused) {
 		return nil, lost(ctx, c, name, err)
 	}
+	if client != nil {
+		client.KeepAlive(access.Alive{})
+	}
 	return client, err
 }
 
@@ -186,6 +189,9 @@ func stateOf(ctx context.Context, c *api.Client, name string) supervisor.State {
 
 // lost explains a connection to a machine that broke.
 func lost(ctx context.Context, c *api.Client, name string, err error) error {
+	if errors.As(err, new(*access.SilentError)) {
+		return &outsideError{fmt.Errorf("machine %q: %w; see wolffia logs %[1]s, and start it anew with wolffia restart %[1]s", name, err)}
+	}
 	if state := stateOf(ctx, c, name); state != "" {
 		return &outsideError{fmt.Errorf("machine %q went away, and is %s now: %w", name, state, err)}
 	}

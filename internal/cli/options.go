@@ -229,6 +229,7 @@ type machineOptions struct {
 	cmdline  []string
 	modules  []string
 	shares   []string
+	disks    []string
 	patience time.Duration
 	keep     string // folder where what is written to disks is kept; empty means that it is not
 }
@@ -250,6 +251,7 @@ func (o *machineOptions) flags(env Env, file *string, cmd *cobra.Command) {
 	f.StringArrayVar(&o.cmdline, "cmdline", nil, "a further kernel parameter")
 	f.StringArrayVar(&o.modules, "module", nil, "a further kernel module to load at boot")
 	f.StringArrayVar(&o.shares, "share", nil, "show the machine a folder of the host: FOLDER:PLACE[:ro]")
+	f.StringArrayVar(&o.disks, "disk", nil, "give the machine a further disk, new or an image: SIZE|IMAGE[:FORMAT][:PLACE][:ro|:in-place]")
 	f.DurationVar(&o.patience, "boot-timeout", supervisor.DefaultPatience, "how long a machine that boots may report no progress before it is given up")
 	complete(cmd, "memory", words("64M", "128M", "256M", "512M", "1G", "2G"))
 	complete(cmd, "network", fromLab(env, file, func(s *lab.Spec) []string { return append(s.NetworkNames(), "none") }))
@@ -257,7 +259,7 @@ func (o *machineOptions) flags(env Env, file *string, cmd *cobra.Command) {
 	complete(cmd, "boot", words(lab.Boots()...))
 	complete(cmd, "type", words(lab.Types()...))
 	complete(cmd, "root", words(lab.Roots()...))
-	for _, name := range []string{"subnet", "subnet6", "forward", "cmdline", "module", "share", "boot-timeout"} {
+	for _, name := range []string{"subnet", "subnet6", "forward", "cmdline", "module", "share", "disk", "boot-timeout"} {
 		complete(cmd, name, words())
 	}
 }

@@ -181,6 +181,7 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 		return err
 	}
 	defer client.Close()
+	s.KeepAlive(client)
 	if err := s.Ready(ctx); err != nil {
 		return err
 	}
@@ -212,6 +213,8 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 		return statusError(status.Code)
 	case running.Err() != nil && context.Cause(running) != errGone:
 		return context.Cause(running)
+	case errors.As(err, new(*access.SilentError)):
+		return s.GiveUp(err)
 	}
 	select { // a connection that breaks is nearly always the machine's end
 	case <-s.Over():

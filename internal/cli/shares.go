@@ -30,6 +30,11 @@ func (p *project) share(env Env, flags []string, m *lab.Machine) error {
 				return usagef("share %s: %s is at %s already", text, other.From, other.To)
 			}
 		}
+		for _, k := range m.Disks {
+			if k.Mount == s.To {
+				return usagef("share %s: disk %s is at %s already", text, k.Name, k.Mount)
+			}
+		}
 		m.Shares = append(m.Shares, s)
 	}
 	return nil

@@ -13,10 +13,11 @@ type Symptom struct {
 	Fix   string // may be empty
 }
 
-// Final says that a machine which shows this never comes up, even if it lives on:
-// what makes a machine one of ours comes last in its initramfs.
+// Final says that nothing more comes of a machine which shows this, even if its
+// process lives on: what makes a machine one of ours comes last in its initramfs,
+// and a kernel that was halted has stopped its processors.
 func (x Symptom) Final() bool {
-	return strings.HasPrefix(x.Text, unpackingFailed) || x.Text == noInitramfs
+	return strings.HasPrefix(x.Text, unpackingFailed) || x.Text == noInitramfs || x.Text == halted
 }
 
 // Diagnose finds the first symptom, in the table's order, that any of the lines
@@ -59,8 +60,9 @@ func (s *Spec) Refine(x Symptom) Symptom {
 	return x
 }
 
-// What kernels say that have no root, or no whole one.
+// What kernels say that have no root, or no whole one, or that were halted.
 const (
+	halted          = "reboot: System halted"
 	noRoot          = "VFS: Unable to mount root fs"
 	noInitramfs     = "rootfs image is not initramfs"
 	unpackingFailed = "Initramfs unpacking failed: "
@@ -103,6 +105,7 @@ func KernelSymptoms() []Symptom {
 		{"Kernel panic - not syncing:", "kernel", "the kernel panicked: ", ""},
 		{"kernel BUG at ", "kernel", "the kernel stopped at a bug: ", ""},
 		{"Unable to handle kernel ", "kernel", "the kernel crashed: unable to handle kernel ", ""},
+		{halted, StageRunning, "it was halted from inside, after which it is still there and does nothing", "power it off instead: poweroff, or poweroff -f"},
 		{"insmod: ", "init", "a kernel module could not be loaded: ", "take a kernel and modules of the same release"},
 	}
 }

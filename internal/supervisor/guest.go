@@ -302,6 +302,26 @@ func (s *Guest) Dial(ctx context.Context) (*access.Client, error) {
 	return client, err
 }
 
+// KeepAlive has a client of this machine notice when the machine hangs; see
+// [access.Client.KeepAlive]. What its console says may tell earlier.
+func (s *Guest) KeepAlive(c *access.Client) {
+	c.KeepAlive(access.Alive{Hopeless: func() bool { return examine(s.machine).Final() }})
+}
+
+// GiveUp ends a machine that no longer answers, and reports what is known of it;
+// err says how that showed.
+func (s *Guest) GiveUp(err error) *machine.StartError {
+	suspect := examine(s.machine)
+	s.machine.Kill()
+	<-s.boot.over
+	e := s.boot.exit.Err(s.Name(), machine.StageRunning)
+	e.Stage, e.Cause, e.Fix = machine.StageRunning, err.Error(), ""
+	if suspect.Cause != "" {
+		e.Stage, e.Cause, e.Fix = suspect.Stage, suspect.Cause, suspect.Fix
+	}
+	return e
+}
+
 // enter connects to the guest and logs in.
 func (s *Guest) enter(ctx context.Context) (*access.Client, error) {
 	conn, err := s.knock(ctx)

@@ -1,8 +1,10 @@
 package supervisor
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -22,9 +24,12 @@ const (
 type hub struct {
 	path   string   // of the log
 	log    *os.File // of follow, and after it of close
-	logged int64
+	logged int64    // bytes in it
+
+	names sync.Mutex // held while logs get their names, or are opened by them; before mu
 
 	mu      sync.Mutex
+	shown   int64           // bytes of the log that viewers were shown
 	console machine.Console // of the life that is on; nil between them
 	replay  []byte
 	viewers map[*Viewer]struct{}
@@ -42,7 +47,7 @@ func newHub(log string) (*hub, error) {
 		f.Close()
 		return nil, fmt.Errorf("open the console's log: %w", err)
 	}
-	return &hub{path: log, log: f, logged: info.Size(), viewers: map[*Viewer]struct{}{}}, nil
+	return &hub{path: log, log: f, logged: info.Size(), shown: info.Size(), viewers: map[*Viewer]struct{}{}}, nil
 }
 
 // follow shows a machine's console until its end.
@@ -70,6 +75,7 @@ func (h *hub) follow(c machine.Console) {
 func (h *hub) say(p []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.shown = h.logged
 	h.replay = append(h.replay, p...)
 	if len(h.replay) > 2*replayLen { // so that each byte is moved once
 		h.replay = append(h.replay[:0], h.replay[len(h.replay)-replayLen:]...)
@@ -81,14 +87,17 @@ func (h *hub) say(p []byte) {
 
 // write adds to the log. A full disk must not stop the machine.
 func (h *hub) write(p []byte) {
-	if h.logged += int64(len(p)); h.logged > logLen {
-		h.turn(int64(len(p)))
+	if h.logged+int64(len(p)) > logLen {
+		h.turn()
 	}
-	_, _ = h.log.Write(p)
+	n, _ := h.log.Write(p)
+	h.logged += int64(n)
 }
 
 // turn begins a new log, and keeps the one before as NAME.1.
-func (h *hub) turn(logged int64) {
+func (h *hub) turn() {
+	h.names.Lock()
+	defer h.names.Unlock()
 	name := h.log.Name()
 	if os.Rename(name, name+".1") != nil {
 		return
@@ -98,7 +107,74 @@ func (h *hub) turn(logged int64) {
 		return
 	}
 	h.log.Close()
-	h.log, h.logged = f, logged
+	h.log, h.logged = f, 0
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.shown = 0
+}
+
+// follower gives all that the log has, and a viewer that goes on where it ends.
+func (h *hub) follower() (*Follower, error) {
+	h.names.Lock()
+	defer h.names.Unlock()
+	f := &Follower{}
+	for _, name := range []string{h.path + ".1", h.path} {
+		file, err := os.Open(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("open the console's log: %w", err)
+		}
+		f.files = append(f.files, file)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f.Viewer = h.viewer()
+	var past []io.Reader
+	for i, file := range f.files {
+		if i == len(f.files)-1 {
+			past = append(past, io.LimitReader(file, h.shown))
+		} else {
+			past = append(past, file)
+		}
+	}
+	f.past = io.MultiReader(past...)
+	return f, nil
+}
+
+// Follower reads what a machine's console has said and will say.
+type Follower struct {
+	*Viewer
+	past  io.Reader
+	files []*os.File
+}
+
+// Read gives what was said first.
+func (f *Follower) Read(p []byte) (int, error) {
+	if f.past != nil {
+		n, err := f.past.Read(p)
+		if n > 0 || err != nil && err != io.EOF {
+			return n, err
+		}
+		if err == nil {
+			return 0, nil
+		}
+		f.past = nil
+	}
+	return f.Viewer.Read(p)
+}
+
+// Close ends Read where it waits for more, and frees the log.
+func (f *Follower) Close() error {
+	for _, file := range f.files {
+		file.Close()
+	}
+	if f.Viewer == nil {
+		return nil
+	}
+	return f.Viewer.Close()
 }
 
 // Viewer is somebody who looks at a machine's console, and types. It outlives
@@ -115,10 +191,16 @@ type Viewer struct {
 func (h *hub) view(replay bool) *Viewer {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	v := &Viewer{hub: h, wake: sync.NewCond(&h.mu), closed: h.closed}
+	v := h.viewer()
 	if replay {
 		v.buf = append(v.buf, h.replay[max(0, len(h.replay)-replayLen):]...)
 	}
+	return v
+}
+
+// viewer gives one that is shown nothing yet; the hub is locked.
+func (h *hub) viewer() *Viewer {
+	v := &Viewer{hub: h, wake: sync.NewCond(&h.mu), closed: h.closed}
 	h.viewers[v] = struct{}{}
 	return v
 }

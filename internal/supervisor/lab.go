@@ -398,8 +398,30 @@ func (l *Lab) Stop(ctx context.Context, names ...string) error {
 
 // Restart ends machines and starts them again, and waits until they are ready.
 // The others don't notice but by what those had to say to them.
+// Ending ctx ends the wait; they start again all the same.
 func (l *Lab) Restart(ctx context.Context, names ...string) error {
-	return l.each(names, func(m *member) error { return m.restart(ctx) })
+	members, err := l.named(names)
+	if err != nil {
+		return err
+	}
+	// First those that others start after, so that none finds them down still.
+	var order []string
+	if spec := l.Spec(); spec != nil {
+		order, _ = spec.Order()
+	}
+	slices.SortStableFunc(members, func(a, b *member) int { return slices.Index(order, a.name) - slices.Index(order, b.name) })
+	overs := map[*member]<-chan struct{}{}
+	for _, m := range members {
+		if overs[m], err = m.restart(); err != nil {
+			return err
+		}
+	}
+	return all(members, func(m *member) error {
+		if err := m.renew(ctx, overs[m]); err != nil {
+			return err
+		}
+		return m.ready(ctx)
+	})
 }
 
 // each does something with the named machines, at the same time.
@@ -408,6 +430,10 @@ func (l *Lab) each(names []string, do func(*member) error) error {
 	if err != nil {
 		return err
 	}
+	return all(members, do)
+}
+
+func all(members []*member, do func(*member) error) error {
 	errs := make([]error, len(members))
 	var doing sync.WaitGroup
 	for i, m := range members {

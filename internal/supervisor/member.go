@@ -52,6 +52,9 @@ type member struct {
 	halt     context.CancelCauseFunc // ends the life that is on, and the lives after it; nil before the first
 	halting  bool                    // halt was called
 	over     chan struct{}           // closed when run has returned
+	again    bool                    // once it has, the next life begins
+	blocked  error                   // of StateWaiting: one before it has failed, and may come up yet
+	waitsFor string                  // of StateWaiting: the machine that it is to start after
 	gone     bool                    // it has left the lab: no life begins any more
 }
 
@@ -109,9 +112,16 @@ func (m *member) tryLaunch() (over <-chan struct{}, err error) {
 	m.halt, m.halting, m.over = halt, false, make(chan struct{})
 	m.set(StateWaiting, nil)
 	go func(over chan struct{}) {
-		defer close(over)
-		defer halt(nil)
 		m.run(ctx)
+		halt(nil)
+		m.mu.Lock()
+		again := m.again
+		m.again = false
+		close(over)
+		m.mu.Unlock()
+		if again { // even if nobody waits for that any more
+			_, _ = m.tryLaunch() // but of a lab that goes down
+		}
 	}(m.over)
 	return nil, nil
 }
@@ -122,9 +132,7 @@ func (m *member) revive(ctx context.Context) error {
 	failed := m.state == StateFailed
 	m.mu.Unlock()
 	if failed { // it may wait for its next try
-		if err := m.stop(ctx); err != nil {
-			return err
-		}
+		return m.renew(ctx, m.ask(errStopped, true))
 	}
 	return m.launch(ctx)
 }
@@ -132,6 +140,7 @@ func (m *member) revive(ctx context.Context) error {
 // set notes a new state; m is locked.
 func (m *member) set(s State, err error) {
 	m.state, m.err, m.since = s, err, time.Now()
+	m.blocked, m.waitsFor = nil, ""
 	close(m.changed)
 	m.changed = make(chan struct{})
 }
@@ -140,6 +149,17 @@ func (m *member) enter(s State, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.set(s, err)
+}
+
+// halted notes the end of a life that was asked for: the next one comes, or none.
+func (m *member) halted() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.again && !m.gone && m.lab.ctx.Err() == nil {
+		m.set(StateWaiting, nil)
+		return
+	}
+	m.set(StateStopped, nil)
 }
 
 // Waits before a machine is started again that failed, or that ended before it
@@ -159,7 +179,7 @@ func (m *member) run(ctx context.Context) {
 		policy := m.policy()
 		switch {
 		case ctx.Err() != nil:
-			m.enter(StateStopped, nil)
+			m.halted()
 			return
 		case err == nil && !exit.Reboot && policy != lab.RestartAlways:
 			m.enter(StateStopped, nil)
@@ -180,7 +200,7 @@ func (m *member) run(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-			m.enter(StateStopped, nil)
+			m.halted()
 			return
 		case <-time.After(backoff):
 		}
@@ -352,16 +372,9 @@ func (m *member) stop(ctx context.Context) error { return m.end(ctx, errStopped)
 func (m *member) kill() { _ = m.end(context.Background(), errKilled) } // that wait does not end
 
 func (m *member) end(ctx context.Context, why error) error {
-	m.mu.Lock()
-	halt, over, guest := m.halt, m.over, m.guest
-	m.halting = true
-	m.mu.Unlock()
-	if halt == nil {
+	over := m.ask(why, false)
+	if over == nil {
 		return nil
-	}
-	halt(why)
-	if why == errKilled && guest != nil { // which may be asked to end already, and take its time
-		guest.machine.Kill()
 	}
 	select {
 	case <-over:
@@ -371,15 +384,46 @@ func (m *member) end(ctx context.Context, why error) error {
 	}
 }
 
-// restart ends the machine, starts it again, and waits until it is ready.
-func (m *member) restart(ctx context.Context) error {
-	if err := m.stop(ctx); err != nil {
-		return err
+// ask has the life that is on end, and says what is closed when it has; nil if
+// there was none. With again the next one begins then.
+func (m *member) ask(why error, again bool) (over <-chan struct{}) {
+	m.mu.Lock()
+	halt, guest := m.halt, m.guest
+	m.halting = true
+	m.again = again && halt != nil && !isClosed(m.over)
+	over = m.over
+	m.mu.Unlock()
+	if halt == nil {
+		return nil
 	}
-	if err := m.launch(ctx); err != nil {
-		return err
+	halt(why)
+	if why == errKilled && guest != nil { // which may be asked to end already, and take its time
+		guest.machine.Kill()
 	}
-	return m.ready(ctx)
+	return over
+}
+
+// restart begins to end the machine and to start it again; over is closed when it
+// has ended, and nil for one that had no life. Whether anybody waits for the rest
+// or not: a machine does not stay down because nobody looks on.
+func (m *member) restart() (over <-chan struct{}, err error) {
+	over = m.ask(errStopped, true)
+	if over == nil || isClosed(over) {
+		_, err = m.tryLaunch()
+	}
+	return over, err
+}
+
+// renew waits until the life that was on is over, and starts the next one.
+func (m *member) renew(ctx context.Context, over <-chan struct{}) error {
+	if over != nil {
+		select {
+		case <-over:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return m.launch(ctx)
 }
 
 // close ends the machine for good and frees what belongs to it.

@@ -24,28 +24,76 @@ func (m *member) await(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		m.waits(name, nil)
 		over := m.task("wait", "for "+name+", before "+m.name)
-		err = other.ready(ctx)
+		err = m.awaitOne(ctx, other)
 		over()
 		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return &machine.StartError{Machine: m.name, Stage: "waiting", Cause: fmt.Sprintf("it starts after machine %s, which is not ready", name), Err: err}
+			return err
 		}
 	}
+	m.waits("", nil)
 	return nil
+}
+
+// awaitOne waits until another machine is ready. One that has failed and is
+// started again by itself is waited for, and those who wait for this machine hear
+// of it.
+func (m *member) awaitOne(ctx context.Context, other *member) error {
+	for {
+		other.mu.Lock()
+		hope, changed := other.hope(), other.changed
+		other.mu.Unlock()
+		err := other.ready(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+		err = &machine.StartError{Machine: m.name, Stage: "waiting", Cause: fmt.Sprintf("it starts after machine %s, which is not ready", other.name), Err: err}
+		if !hope {
+			if isClosed(changed) { // it may have come to that only now
+				continue
+			}
+			return err
+		}
+		m.waits(other.name, err)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// hope says whether a machine that is not ready may become so by itself; it is
+// locked.
+func (m *member) hope() bool {
+	on := m.halt != nil && !isClosed(m.over) && !m.halting
+	return on && (m.state == StateFailed && m.spec.Restart != lab.RestartNo || m.state == StateWaiting && m.blocked != nil)
+}
+
+// waits notes which machine this one waits for, and what is wrong with that.
+func (m *member) waits(name string, blocked error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.waitsFor, m.blocked = name, blocked
+	close(m.changed)
+	m.changed = make(chan struct{})
 }
 
 // ready waits until the machine is ready; the error says why it will not be.
 func (m *member) ready(ctx context.Context) error {
 	for {
 		m.mu.Lock()
-		state, err, changed := m.state, m.err, m.changed
+		state, err, blocked, changed, ending := m.state, m.err, m.blocked, m.changed, m.halting
 		m.mu.Unlock()
 		switch {
-		case state == StateReady:
+		case state == StateReady && !ending:
 			return nil
+		case state == StateWaiting && blocked != nil:
+			return blocked
 		case state == StateFailed:
 			return err
 		case state == StateStopped:

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,8 @@ type MachineStatus struct {
 	Error    string       `json:"error,omitempty"`
 	Cards    []CardStatus `json:"cards,omitempty"`
 	Forwards []string     `json:"forwards,omitempty"`
-	Log      string       `json:"log"` // path of what its console said
+	Log      string       `json:"log"`                // path of what its console said
+	WaitsFor string       `json:"waitsFor,omitempty"` // the machine that it is to start after
 }
 
 // CardStatus is what is known of a network card.
@@ -61,10 +63,10 @@ func (m *member) status(p *plan) MachineStatus {
 	cfg := m.prepared.cfg
 	s := MachineStatus{
 		Name: m.name, State: m.state, Since: m.since, Backend: cfg.Backend.Name(), Arch: cfg.Arch,
-		Memory: int64(m.spec.Memory), Restarts: max(0, m.lives-1), Log: m.hub.path,
+		Memory: int64(m.spec.Memory), Restarts: max(0, m.lives-1), Log: m.hub.path, WaitsFor: m.waitsFor,
 	}
-	if m.err != nil {
-		s.Error = m.err.Error()
+	if err := cmp.Or(m.err, m.blocked); err != nil {
+		s.Error = err.Error()
 	}
 	for i := range m.spec.Cards {
 		c := &m.spec.Cards[i]
@@ -210,6 +212,15 @@ func (l *Lab) View(name string, replay bool) (*Viewer, error) {
 		return nil, err
 	}
 	return m.hub.view(replay), nil
+}
+
+// Follow reads a machine's console from the beginning of its log on.
+func (l *Lab) Follow(name string) (*Follower, error) {
+	m, err := l.member(name)
+	if err != nil {
+		return nil, err
+	}
+	return m.hub.follower()
 }
 
 // Log is the path of what a machine's console said, the newest of up to two
