@@ -1,0 +1,103 @@
+package access
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// Alive is how [Client.KeepAlive] asks.
+type Alive struct {
+	Every   time.Duration // between two looks at whether an answer has come; 0 means 5 seconds
+	Patient int           // how many looks in vain a question survives; 0 means 12
+	// Hopeless is asked at every look in vain whether more would be in vain too;
+	// nil means that nothing is known of it.
+	Hopeless func() bool
+}
+
+// SilentError is a machine that no longer answers, though its process may run: its
+// kernel hangs, or was halted.
+type SilentError struct {
+	For time.Duration // how long it was waited for an answer, at least
+}
+
+func (e *SilentError) Error() string {
+	return fmt.Sprintf("it has not answered for %v: its kernel hangs, or was halted", e.For)
+}
+
+// watched is what is known of a connection under [Client.KeepAlive].
+type watched struct {
+	silent atomic.Pointer[SilentError]
+	stop   context.CancelFunc
+	done   chan struct{}
+}
+
+// KeepAlive has the machine asked from now on, until Close, whether it is there;
+// a guest that hangs does not end its connections. One that gives no answer has
+// its connection closed, and what runs over it fails with a [*SilentError]. It may
+// be called once, before the first command; not for a machine whose kernel stands
+// still in a debugger.
+//
+// What counts is looks, not time: a process that was stopped itself, or a host
+// that slept, finds the answer when it goes on.
+func (c *Client) KeepAlive(a Alive) {
+	a.Every, a.Patient = cmp.Or(a.Every, 5*time.Second), cmp.Or(a.Patient, 12)
+	ctx, stop := context.WithCancel(context.Background())
+	c.watched = &watched{stop: stop, done: make(chan struct{})}
+	go c.ask(ctx, a)
+}
+
+// ask asks and looks until the connection ends, or ctx.
+func (c *Client) ask(ctx context.Context, a Alive) {
+	defer close(c.watched.done)
+	var answer chan error
+	ticker := time.NewTicker(a.Every)
+	defer ticker.Stop()
+	for looks := 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case err := <-answer:
+			if err != nil { // the connection has ended
+				return
+			}
+			answer, looks = nil, 0
+			continue
+		case <-ticker.C:
+		}
+		if answer == nil {
+			answer = c.question()
+			continue
+		}
+		if looks++; looks < a.Patient && (a.Hopeless == nil || !a.Hopeless()) {
+			continue
+		}
+		c.watched.silent.Store(&SilentError{For: time.Duration(looks) * a.Every})
+		c.ssh.Close()
+		return
+	}
+}
+
+// question asks the machine for what no server knows, and what each has to refuse
+// (RFC 4254, 4). It is answered, if not by the machine, at the connection's end.
+func (c *Client) question() chan error {
+	answer := make(chan error, 1)
+	go func() {
+		_, _, err := c.ssh.SendRequest("keepalive@openssh.com", true, nil)
+		answer <- err
+	}()
+	return answer
+}
+
+// lost is why the connection has ended, where that is known better than from err.
+func (c *Client) lost(err error) error {
+	if c.watched == nil || err == nil {
+		return err
+	}
+	if silent := c.watched.silent.Load(); silent != nil {
+		return silent
+	}
+	return err
+}
