@@ -87,7 +87,7 @@ func TestDiesLater(t *testing.T) {
 		}
 	})
 	t.Run("reboot", func(t *testing.T) {
-		o := p.try(t, call{}, "run", "--", "sh", "-c", "echo before; reboot -f; sleep 1000")
+		o := p.try(t, call{}, "run", "--", "sh", "-c", "echo before; sleep 0.2; reboot -f; sleep 1000")
 		if o.status != 1 || o.out != "before\n" || !oneLine(o.err) || !strings.Contains(o.err, "restarted") {
 			t.Error(o)
 		}

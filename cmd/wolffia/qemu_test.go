@@ -125,6 +125,18 @@ images:
 	}
 }
 
+// TestHalted ends a session in a machine that was halted from inside: an emulated
+// one is still there afterwards, and does nothing.
+func TestHalted(t *testing.T) {
+	parallel(t)
+	tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
+	p := newPerson(t)
+	o := p.try(t, call{limit: cold}, "run", "-q", "--backend", "qemu", "--", "sh", "-c", "echo before; sleep 1; halt -f")
+	if o.status != 125 || o.out != "before\n" || !strings.Contains(o.err, "cause:   it was halted from inside") || !strings.Contains(o.err, "fix:     power it off instead") {
+		t.Error(o)
+	}
+}
+
 // pcKernel gives the kernel of a PC, out of the image of a disk.
 func pcKernel(t *testing.T, p *person, dir string) string {
 	t.Helper()
