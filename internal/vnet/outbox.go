@@ -40,8 +40,9 @@ func NewOutbox(port Port, size int) *Outbox {
 	return o
 }
 
-// Write queues the frames, and drops those that find no room.
-func (o *Outbox) Write(frames []Frame) {
+// Write queues the frames, and drops those that find no room, of which it gives
+// the number.
+func (o *Outbox) Write(frames []Frame) (dropped int) {
 	var n int
 	if o.ring != nil {
 		n, _ = o.ring.push(frames)
@@ -49,9 +50,10 @@ func (o *Outbox) Write(frames []Frame) {
 		n, _ = o.port.WriteFrames(frames)
 		o.count(frames[:n])
 	}
-	if n < len(frames) {
-		o.dropped.Add(uint64(len(frames) - n))
+	if dropped = len(frames) - n; dropped > 0 {
+		o.dropped.Add(uint64(dropped))
 	}
+	return dropped
 }
 
 // Sent says how many frames and bytes went on to the port, and how many frames

@@ -229,15 +229,24 @@ func (s *Switch) Stats() []PortStats {
 	return all
 }
 
+// overrunPause is how long nobody reads what a sender has to say after it sent
+// more than a receiver's queue has room for. Meanwhile it waits, or fills a buffer
+// of its own, where reading all that it has, to drop most of it, would take the
+// processor's time from the receiver, too. The queue does not run empty in it.
+const overrunPause = time.Millisecond
+
 // receive moves what a port sends, until the port is closed.
 func (s *Switch) receive(p *swPort) {
 	frames := NewBatch(batchLen, MaxFrame)
+	patient := !direct(p.port) // what is in this process adapts by itself
 	for {
 		n, err := p.port.ReadFrames(frames)
 		if err != nil {
 			break
 		}
-		s.forward(p, frames[:n])
+		if overrun := s.forward(p, frames[:n]); overrun && patient {
+			time.Sleep(overrunPause)
+		}
 	}
 	p.port.Close()
 	s.mu.Lock()
@@ -254,9 +263,9 @@ const (
 	toNobody = -2
 )
 
-// forward sends a batch on. Frames in a row with one destination stay one
-// batch.
-func (s *Switch) forward(from *swPort, frames []Frame) {
+// forward sends a batch on, and says whether frames for one receiver found no
+// room before it. Frames in a row with one destination stay one batch.
+func (s *Switch) forward(from *swPort, frames []Frame) (overrun bool) {
 	now := int64(s.now().Sub(s.epoch) / time.Second)
 	v := s.view.Load()
 	bytes := 0
@@ -265,16 +274,17 @@ func (s *Switch) forward(from *swPort, frames []Frame) {
 		frames[i].Source = uint16(from.slot + 1)
 	}
 	if v.rules == nil {
-		s.forwardAll(v, from, frames, now)
+		overrun = s.forwardAll(v, from, frames, now)
 	} else {
-		s.forwardVLAN(v, from, frames, now)
+		overrun = s.forwardVLAN(v, from, frames, now)
 	}
 	from.rxFrames.Add(uint64(len(frames)))
 	from.rxBytes.Add(uint64(bytes))
+	return overrun
 }
 
 // forwardAll is the way between transparent ports.
-func (s *Switch) forwardAll(v *view, from *swPort, frames []Frame, now int64) {
+func (s *Switch) forwardAll(v *view, from *swPort, frames []Frame, now int64) (overrun bool) {
 	start, to := 0, toNobody
 	var last lastRoute
 	for i := range frames {
@@ -286,11 +296,11 @@ func (s *Switch) forwardAll(v *view, from *swPort, frames []Frame, now int64) {
 			from.rxDropped.Add(1)
 		}
 		if next != to {
-			deliver(v.ports, from, to, frames[start:i])
+			overrun = deliver(v.ports, from, to, frames[start:i]) || overrun
 			start, to = i, next
 		}
 	}
-	deliver(v.ports, from, to, frames[start:])
+	return deliver(v.ports, from, to, frames[start:]) || overrun
 }
 
 // lastRoute is where a batch's last frame went: the next often goes there, too.
@@ -327,7 +337,9 @@ func (s *Switch) find(from *swPort, dst, src uint64, now int64) int {
 	return slot
 }
 
-func deliver(ports []*swPort, from *swPort, to int, frames []Frame) {
+// deliver hands frames to a port, or to all: who does not keep up with what is
+// for everybody does not hold anybody up.
+func deliver(ports []*swPort, from *swPort, to int, frames []Frame) (overrun bool) {
 	switch {
 	case to == toNobody || len(frames) == 0:
 	case to == toAll:
@@ -337,6 +349,7 @@ func deliver(ports []*swPort, from *swPort, to int, frames []Frame) {
 			}
 		}
 	case to < len(ports) && ports[to] != nil:
-		ports[to].out.Write(frames)
+		return ports[to].out.Write(frames) > 0
 	}
+	return false
 }

@@ -271,6 +271,78 @@ func TestSwitchStuckPort(t *testing.T) {
 	}
 }
 
+// late is a port that takes nothing once it has said where it is.
+type late struct {
+	stuck
+	hello []byte
+	heard chan struct{} // closed when that was passed on
+	said  bool
+}
+
+func (l *late) ReadFrames(bufs []vnet.Frame) (int, error) {
+	if l.said {
+		close(l.heard)
+		return l.stuck.ReadFrames(bufs)
+	}
+	l.said = true
+	bufs[0].Data = append(bufs[0].Data[:0], l.hello...)
+	return 1, nil
+}
+
+// greedy is a port of another process, which always has more to send.
+type greedy struct {
+	stuck
+	data  []byte
+	reads atomic.Int64
+}
+
+func (g *greedy) ReadFrames(bufs []vnet.Frame) (int, error) {
+	select {
+	case <-g.closed:
+		return 0, net.ErrClosed
+	default:
+	}
+	g.reads.Add(1)
+	for i := range bufs {
+		bufs[i].Data = append(bufs[i].Data[:0], g.data...)
+	}
+	return len(bufs), nil
+}
+
+// TestSwitchOverrun: who sends a receiver more than that takes is read from no
+// more than once in a millisecond.
+func TestSwitchOverrun(t *testing.T) {
+	untagged, tagged := frame(mac(9), mac(1), "more"), slices.Concat(mac(9), mac(1), []byte{0x81, 0, 0, 10}, []byte("\x88\xb5more"))
+	for _, c := range []struct {
+		slow, greedy vnet.VLAN
+		data         []byte
+	}{
+		{data: untagged},
+		{slow: vnet.VLAN{Access: 10}, greedy: vnet.VLAN{Access: 10}, data: untagged},
+		{slow: vnet.VLAN{Access: 10}, greedy: vnet.VLAN{All: true}, data: tagged},
+	} {
+		l := newLab(t, 0)
+		slow := &late{stuck: stuck{closed: make(chan struct{})}, hello: frame(mac(1), mac(9), "here"), heard: make(chan struct{})}
+		if _, err := l.sw.Attach(slow, vnet.PortOptions{Name: "slow", VLAN: c.slow, Queue: 1}); err != nil {
+			t.Fatal(err)
+		}
+		<-slow.heard
+		g := &greedy{stuck: stuck{closed: make(chan struct{})}, data: c.data}
+		if _, err := l.sw.Attach(g, vnet.PortOptions{Name: "greedy", VLAN: c.greedy}); err != nil {
+			t.Fatal(err)
+		}
+		for l.sw.Stats()[0].TxDropped == 0 {
+			runtime.Gosched()
+		}
+		reads, start := g.reads.Load(), time.Now()
+		time.Sleep(50 * time.Millisecond)
+		reads = g.reads.Load() - reads
+		if most := int64(time.Since(start)/time.Millisecond) + 2; reads > most {
+			t.Errorf("%+v to %+v: read %d times, want at most %d", c.greedy, c.slow, reads, most)
+		}
+	}
+}
+
 func TestSwitchClose(t *testing.T) {
 	l := newLab(t, 3)
 	l.sw.Close()

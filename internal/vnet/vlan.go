@@ -163,17 +163,17 @@ type passage struct {
 }
 
 // forwardVLAN is what forward does once any port is not transparent.
-func (s *Switch) forwardVLAN(v *view, from *swPort, frames []Frame, now int64) {
+func (s *Switch) forwardVLAN(v *view, from *swPort, frames []Frame, now int64) (overrun bool) {
 	start, way := 0, passage{to: toNobody}
 	var last lastRoute
 	for i := range frames {
 		next := s.routeVLAN(v, from, &frames[i], now, &last)
 		if next != way {
-			s.deliverVLAN(v, from, way, frames[start:i])
+			overrun = s.deliverVLAN(v, from, way, frames[start:i]) || overrun
 			start, way = i, next
 		}
 	}
-	s.deliverVLAN(v, from, way, frames[start:])
+	return s.deliverVLAN(v, from, way, frames[start:]) || overrun
 }
 
 // routeVLAN applies the rules of the port that a frame came from, learns its
@@ -207,9 +207,9 @@ func (s *Switch) routeVLAN(v *view, from *swPort, f *Frame, now int64, last *las
 
 // deliverVLAN sends a run to the ports that carry its VLAN, to each in the form
 // that its rules ask for.
-func (s *Switch) deliverVLAN(v *view, from *swPort, way passage, frames []Frame) {
+func (s *Switch) deliverVLAN(v *view, from *swPort, way passage, frames []Frame) (overrun bool) {
 	if way.to == toNobody || len(frames) == 0 {
-		return
+		return false
 	}
 	slots := v.ports
 	first := 0
@@ -223,7 +223,7 @@ func (s *Switch) deliverVLAN(v *view, from *swPort, way passage, frames []Frame)
 		}
 		switch edit := v.rules[first+i].edit(way); edit {
 		case keepTag:
-			p.out.Write(frames)
+			overrun = p.out.Write(frames) > 0 && way.to != toAll || overrun
 		case refuse:
 			p.txFiltered.Add(uint64(len(frames)))
 		default:
@@ -241,12 +241,13 @@ func (s *Switch) deliverVLAN(v *view, from *swPort, way passage, frames []Frame)
 			part, rest = r.apply(tagEdit(edit), way.vlan, rest)
 			for i, p := range slots {
 				if p != nil && p != from && v.rules[first+i].carries(way.vlan) && v.rules[first+i].edit(way) == tagEdit(edit) {
-					p.out.Write(part)
+					overrun = p.out.Write(part) > 0 && way.to != toAll || overrun
 				}
 			}
 		}
 		s.retaggers.Put(r)
 	}
+	return overrun
 }
 
 // edit says what is done with the frames of a run before they leave by a port
