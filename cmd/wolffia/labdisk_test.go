@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,9 +27,15 @@ func (l *lab) diskImages() {
 		}
 	}
 	for _, name := range []string{raw, qcow2} {
-		if err := os.Chown(name, l.uid, l.uid); err != nil && os.Getuid() == 0 {
-			l.t.Fatal(err)
-		}
+		l.give(name)
+	}
+}
+
+// give has the person own a file.
+func (l *lab) give(name string) {
+	l.t.Helper()
+	if err := os.Chown(name, l.uid, l.uid); err != nil && os.Getuid() == 0 {
+		l.t.Fatal(err)
 	}
 }
 
@@ -97,4 +104,146 @@ func TestLabMoreDisks(t *testing.T) {
 	}
 	l.do("up")
 	both("ls -A /data /fat; ls /data/image", "/data:\nimage\nlost+found\n\n/fat:\nlost+found\nword\n")
+}
+
+// TestLabDiskMistakes has disks that can't be, each told at its place in the file
+// before anything starts, in particular images that a machine may have written.
+func TestLabDiskMistakes(t *testing.T) {
+	parallel(t)
+	qemuImg := tooltest.Require(t, "qemu-img", "qemu-utils")
+	l := newLab(t, newPerson(t), small)
+	l.diskImages()
+	l.folder(t, "lab/folder")
+	for name, text := range map[string]string{"empty": "", "packed": "\x1f\x8b\x08 and so on", "archive": strings.Repeat("x", 257) + "ustar" + strings.Repeat("x", 4096), "noise": strings.Repeat("x", 1<<20)} {
+		l.write(t, filepath.Join(l.dir, name), text)
+	}
+	for name, backing := range map[string]string{"over.qcow2": "data.img", "thief.qcow2": "/etc/passwd"} {
+		if out, err := exec.Command(qemuImg, "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", backing, filepath.Join(l.dir, name), "16M").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		l.give(filepath.Join(l.dir, name))
+	}
+	if err := syscall.Mkfifo(filepath.Join(l.dir, "pipe"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("data.img", filepath.Join(l.dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for disks, want := range map[string]string{
+		"{from: nowhere}":                                  "there is no disk image " + filepath.Join(l.dir, "nowhere"),
+		"{from: folder}":                                   "is a folder, and no disk image; a machine sees folders as shares",
+		"{from: pipe}":                                     "is neither a file nor a block device",
+		"{from: empty}":                                    "is of no size; truncate -s 1G",
+		"{from: packed}":                                   "is compressed (gzip); unpack it first, or add format: raw",
+		"{from: archive}":                                  "is of format tar, and no disk image; add format: raw",
+		"{from: data.img, format: qcow2}":                  "is no qcow2; what it holds is: ext",
+		"{from: noise, mount: /a}":                         "can't be mounted on /a: there is no ext, FAT, squashfs or ISO 9660 file system on it",
+		"{from: data.qcow2, format: raw, mount: /a}":       "what it holds is: qcow2",
+		"{from: thief.qcow2}":                              `"/etc/passwd" lies outside of`,
+		"{from: over.qcow2, in-place: true}":               "lies over another image, \"data.img\", and can't be written in place; leave in-place out",
+		"{from: data.img}, {from: ./link, in-place: true}": "./link is the disk disk1 of this machine, too, and is written to in place",
+	} {
+		l.file(small + "machines:\n  anna:\n    disks: [" + disks + "]\n")
+		at := fmt.Sprintf("wolffia.yaml:%d:", strings.Count(small, "\n")+3)
+		for _, argv := range [][]string{{"up"}, {"up", "--dry-run"}, {"run", "--", "true"}} {
+			if e := l.fails(2, argv...); !strings.Contains(e, at) || !strings.Contains(e, want) {
+				t.Errorf("%s, %s: %q does not say %q", argv, disks, e, want)
+			}
+		}
+	}
+	l.file(small)
+	for flag, want := range map[string]string{
+		"nowhere":          "there is no disk image " + filepath.Join(l.dir, "nowhere"),
+		"1G:/data":         "there is nothing to mount on an empty disk; give it a format",
+		"1K":               "size 1K is not within 1M and 16T",
+		"1G:ext4:ro":       "in-place and read-only are about an image",
+		"data.img:/":       "the machine's root",
+		"thief.qcow2:/mnt": "lies outside of",
+		":/mnt":            "there is neither a size nor an image",
+	} {
+		if e := l.fails(2, "run", "--disk", flag, "--", "true"); !strings.Contains(e, want) {
+			t.Errorf("--disk %s: %q does not say %q", flag, e, want)
+		}
+	}
+	if e := l.fails(2, "run", "--disk", "1G:ext4:/mnt", "--share", "folder:/mnt", "--", "true"); !strings.Contains(e, "something else is at /mnt already") {
+		t.Error(e)
+	}
+}
+
+// TestRunDisk gives a throwaway machine disks.
+func TestRunDisk(t *testing.T) {
+	parallel(t)
+	l := newLab(t, newPerson(t), small)
+	l.diskImages()
+	qcow2 := l.fileSum("data.qcow2")
+	l.write(t, filepath.Join(l.dir, "archive"), strings.Repeat("x", 257)+"ustar"+strings.Repeat("x", 4096))
+	o := l.run(t, call{dir: l.dir, limit: cold}, "run", "--disk", "8M:ext2:/mnt/new", "--disk", "data.qcow2:/mnt/a", "--disk", "data.img:/mnt/b:in-place", "--disk", "archive:raw", "--",
+		"sh", "-ec", "ls -A /mnt/new; cat /mnt/a/word /mnt/b/word; echo kept | tee /mnt/a/word >/mnt/b/word; head -c 262 /dev/ubdd | tail -c 5")
+	if o.out != "lost+found\nof an image\nof an image\nustar" {
+		t.Error(o)
+	}
+	if o := l.run(t, call{dir: l.dir}, "run", "--disk", "data.img:/mnt:ro", "--", "sh", "-ec", "cat /mnt/word; ! touch /mnt/x"); o.out != "kept\n" {
+		t.Error(o)
+	}
+	if l.fileSum("data.qcow2") != qcow2 {
+		t.Error("an image was written to")
+	}
+}
+
+// TestLabDiskChanges changes what the file says of disks, and has a machine's
+// plug pulled.
+func TestLabDiskChanges(t *testing.T) {
+	parallel(t)
+	const head = small + "machines:\n  bert: {image: base}\n  anna:\n    disks:\n"
+	const data, image = "    - {name: data, size: 8M, format: ext4, mount: /data}\n", "    - {name: image, from: data.img, mount: /image"
+	l := newLab(t, newPerson(t), head+data+image+", in-place: true}\n")
+	l.diskImages()
+	l.do("up")
+	if plan := l.do("up", "--dry-run"); !strings.Contains(plan, "nothing") { // while the image is written to
+		t.Errorf("still to do: %s", plan)
+	}
+	l.in("anna", "echo kept >/data/mine; echo kept >/image/word; sync; echo lost >/image/lost")
+	l.do("stop", "--kill", "anna")
+	l.do("up") // the journals of both are played back
+	if got := l.in("anna", "cat /data/mine /image/word"); got != "kept\nkept\n" {
+		t.Errorf("%q", got)
+	}
+	// What is kept can't become larger, and nothing happens.
+	const boot = "cat /proc/sys/kernel/random/boot_id"
+	before := l.in("anna", boot)
+	larger := strings.Replace(data, "8M", "16M", 1)
+	l.file(head + larger + image + ", in-place: true}\n")
+	if plan := l.do("up", "--dry-run"); plan != "restart machine anna: disks\n" {
+		t.Errorf("to do is: %s", plan)
+	}
+	for _, want := range []string{"wolffia.yaml:7:26: ", "what is kept of this disk is a new one of 8M with ext4, and the file says a new one of 16M with ext4 now", "wolffia down --volumes"} {
+		if e := l.fails(2, "up"); !strings.Contains(e, want) {
+			t.Errorf("%q does not say %q", e, want)
+		}
+	}
+	if l.in("anna", boot) != before {
+		t.Error("the machine was started anew")
+	}
+	// Another name is another disk; one that the file no longer has is kept.
+	l.file(head + strings.Replace(larger, "data,", "large,", 1) + image + "}\n")
+	l.do("up")
+	if got := l.in("anna", "ls -A /data; cat /image/word; echo over >/image/word; sync"); got != "lost+found\nkept\n" {
+		t.Errorf("%q", got)
+	}
+	l.file(head + data + image + "}\n")
+	l.do("up")
+	if got := l.in("anna", "cat /data/mine /image/word"); got != "kept\nover\n" {
+		t.Errorf("%q", got)
+	}
+	// The image below what was written is another one.
+	l.do("down")
+	l.write(t, filepath.Join(l.dir, "data.img"), l.hostFile("data.img")+strings.Repeat("x", 4096))
+	if e := l.fails(125, "up"); !strings.Contains(e, "data.img, which has changed since") || !strings.Contains(e, "wolffia down --volumes") {
+		t.Error(e)
+	}
+	l.do("down", "--volumes")
+	l.do("up")
+	if got := l.in("anna", "ls -A /data; cat /image/word"); got != "lost+found\nkept\n" {
+		t.Errorf("%q", got)
+	}
 }
