@@ -30,7 +30,7 @@ func TestUMLPins(t *testing.T) {
 	for _, p := range lock.Packages {
 		names[p.Name] = true
 	}
-	if !names["user-mode-linux"] || !names["libc6"] {
+	if !names["user-mode-linux"] || !names["libc6"] || !names["libgcc-s1"] {
 		t.Errorf("the pin of sid holds %v", names)
 	}
 }

@@ -17,10 +17,7 @@ import (
 // UMLRequest asks for what [InstallLockedUML] needs from a suite of
 // [UMLSuites]. Its answer is the lock.
 func UMLRequest(suite, arch string) debian.Request {
-	return debian.Request{
-		Release: suite, Arch: arch, Packages: UMLPackages[:],
-		Exclude: []string{"libgcc-s1"}, // libc6 depends on it; the kernel has no use for it
-	}
+	return debian.Request{Release: suite, Arch: arch, Packages: UMLPackages[:]}
 }
 
 // InstalledUML is a user-mode-linux in the store.
@@ -62,6 +59,6 @@ func InstallLockedUML(ctx context.Context, c *debian.Client, st *store.Store, lo
 // lockKey is a digest of the pinned packages and of how they are installed.
 func lockKey(lock *debian.Lock) string {
 	h := sha256.New()
-	fmt.Fprintln(h, "uml 1", program.RuntimeLoader, lock.Digest())
+	fmt.Fprintln(h, "uml 2", program.RuntimeLoader, lock.Digest())
 	return hex.EncodeToString(h.Sum(nil))[:32]
 }

@@ -54,7 +54,7 @@ func TestUML(t *testing.T) {
 	if interp, err := program.Interpreter(linux); err != nil || interp != program.RuntimeLoader {
 		t.Errorf("interpreter %q, %v", interp, err)
 	}
-	for _, f := range []string{"linux", "rt/ld.so", "rt/libc.so.6"} {
+	for _, f := range []string{"linux", "rt/ld.so", "rt/libc.so.6", "rt/libgcc_s.so.1"} {
 		if info, err := os.Stat(filepath.Join(dir, f)); err != nil || info.Mode().Perm()&0o111 == 0 {
 			t.Errorf("%s: %v, %v", f, info, err)
 		}

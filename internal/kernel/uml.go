@@ -29,7 +29,7 @@ var umlSuites = []UMLSuite{
 }
 
 // UMLPackages are the packages that InstallUML wants, from one suite.
-var UMLPackages = [...]string{"user-mode-linux", "libc6"}
+var UMLPackages = [...]string{"user-mode-linux", "libc6", "libgcc-s1"}
 
 // UMLSuites lists the suites whose user-mode-linux runs on a host whose
 // processor state takes xstate bytes (see package host; 0 for unknown), best
@@ -46,9 +46,10 @@ func UMLSuites(xstate int) []string {
 
 // InstallUML writes a user-mode-linux that runs on any host into dir, which
 // exists and is empty: the executable of pkgs, the unpacked [UMLPackages], and
-// the loader and the libraries that it needs.
+// the loader and the libraries that it needs, with that which the C library opens
+// by its name when a thread ends: without it the kernel is aborted when it halts.
 func (k *Kernel) InstallUML(dir string, pkgs *tree.Tree) error {
-	if _, err := program.Install(dir, pkgs, "/usr/bin/linux.uml", program.Options{Name: UMLName, Relative: true}); err != nil {
+	if _, err := program.Install(dir, pkgs, "/usr/bin/linux.uml", program.Options{Name: UMLName, Relative: true, Libraries: []string{"libgcc_s.so.1"}}); err != nil {
 		return fmt.Errorf("install user-mode-linux %s: %w", k.Release, err)
 	}
 	return nil

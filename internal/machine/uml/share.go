@@ -42,7 +42,7 @@ func (p *plan) jail(memory string) (*keeper.Jail, error) {
 	if memory != s.Dir {
 		j.Mounts = append(j.Mounts, keeper.Mount{Kind: keeper.Memory, At: memory, Size: s.Memory + spare})
 	}
-	// A kernel with a C library of its own, too, opens the host's libgcc_s when it ends.
+	// A kernel of the person's own has the host's libraries.
 	for _, name := range []string{"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache"} {
 		if _, err := os.Stat(name); err == nil {
 			add(keeper.ReadOnly, name)
