@@ -34,5 +34,6 @@
 // TCP/IP itself is gVisor's netstack, which no other package imports.
 // Deliberately absent: routing between networks (a machine can do that, and
 // [Config.Routes] names what lies behind it), IGMP
-// and multicast routing, inbound connections other than forwards.
+// and multicast routing, inbound connections other than forwards, IPv6 extension
+// headers other than that of fragments.
 package gateway

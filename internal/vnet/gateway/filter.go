@@ -17,6 +17,12 @@ const (
 	protoUDP    = 17
 	protoICMPv6 = 58
 
+	// Headers of IPv6 that others follow (RFC 8200, 4).
+	protoHopByHop    = 0
+	protoRouting     = 43
+	protoFragment    = 44
+	protoDestOptions = 60
+
 	portDNS       = 53
 	portDHCP      = 67
 	portDHCPGuest = 68
@@ -124,17 +130,21 @@ func (g *Gateway) filter4(from guest, f []byte, now int64) bool {
 }
 
 // affords says whether the guest can pay for what comes of a packet, whose
-// transport header body begins with.
+// transport header body begins with. Segments of connections and datagrams of
+// flows cost nothing; what begins one pays where that is done, but for a SYN.
 func (g *Gateway) affords(from guest, proto byte, dst netip.Addr, body []byte) bool {
-	switch {
-	case proto == protoTCP && len(body) >= 14 && body[13]&(tcpSYN|tcpACK) == tcpSYN:
-		return g.police.pays(from, costSYN)
-	case proto == protoUDP && len(body) >= 4 && binary.BigEndian.Uint16(body[2:]) == portDNS && g.local[dst]:
-		return g.police.pays(from, costQuery)
-	case (proto == protoICMP || proto == protoICMPv6) && g.local[dst]:
-		return g.police.pays(from, costPacket)
+	switch proto {
+	case protoTCP:
+		if len(body) < 20 { // cut, so that what it is can't be told (RFC 1858)
+			return false
+		}
+		return body[13]&(tcpSYN|tcpACK) != tcpSYN || g.police.pays(from, costSYN)
+	case protoUDP:
+		return len(body) < 4 || binary.BigEndian.Uint16(body[2:]) != portDNS || !g.local[dst] || g.police.pays(from, costQuery)
+	case protoICMP, protoICMPv6:
+		return !g.local[dst] || g.police.pays(from, costPacket)
 	}
-	return true
+	return g.police.pays(from, costPacket) // netstack says that it does not know it
 }
 
 // plausible4 says whether an ICMP message is one that a guest may send: no word
@@ -153,15 +163,39 @@ func plausible4(src, body []byte, whole bool) bool {
 	return true
 }
 
-// plausible6 is plausible4 for ICMPv6.
-func plausible6(src, body []byte) bool {
+// plausible6 is plausible4 for ICMPv6. Neighbour discovery comes whole (RFC 6980)
+// and then does not come here.
+func plausible6(src, body []byte, whole bool) bool {
 	switch {
 	case len(body) < 8, body[0] == ndpRouterAdvert, body[0] == ndpRedirect:
 		return false
+	case body[0] == ndpRouterSolicit, body[0] == ndpNeighbourSolicit, body[0] == ndpNeighbourAdvert:
+		return false
 	case body[0] < 128: // an error (RFC 4443, 2.1)
-		return len(body) >= 8+40 && body[8]>>4 == 6 && bytes.Equal(body[8+24:8+40], src)
+		return whole && len(body) >= 8+40 && body[8]>>4 == 6 && bytes.Equal(body[8+24:8+40], src)
 	}
 	return true
+}
+
+// transport6 says what an IPv6 packet carries, and whether that is whole, or at
+// least the first of its fragments. It is not ok behind extension headers other
+// than the fragment's: nothing that the gateway carries has those, and netstack
+// would look behind them for what the filter is to keep away.
+func transport6(next byte, payload []byte) (proto byte, body []byte, first, whole, ok bool) {
+	proto, body, first, whole = next, payload, true, true
+	if next == protoFragment {
+		if len(body) < 8 {
+			return proto, body, false, false, false
+		}
+		first, whole = binary.BigEndian.Uint16(body[2:])>>3 == 0, false
+		proto, body = body[0], body[8:]
+	}
+	ok = true
+	switch proto {
+	case protoHopByHop, protoRouting, protoFragment, protoDestOptions:
+		ok = !first // of the others netstack does not read it
+	}
+	return proto, body, first, whole, ok
 }
 
 func (g *Gateway) filter6(from guest, f []byte, now int64) bool {
@@ -195,8 +229,9 @@ func (g *Gateway) filter6(from guest, f []byte, now int64) bool {
 	if !g.guest6(src) && !g.behind(src) || dst.IsMulticast() || f[0]&1 != 0 {
 		return false
 	}
-	if !g.affords(from, p[6], dst, body) ||
-		p[6] == protoICMPv6 && !plausible6(p[8:24], body) ||
+	proto, body, first, whole, ok := transport6(p[6], body)
+	if !ok || first && !g.affords(from, proto, dst, body) ||
+		first && proto == protoICMPv6 && !plausible6(p[8:24], body, whole) ||
 		!g.near.admit(from, [6]byte(f[6:12]), src, now) {
 		return false
 	}
@@ -207,7 +242,7 @@ func (g *Gateway) filter6(from guest, f []byte, now int64) bool {
 		return false
 	}
 	if p[7] <= 1 {
-		if g.police.pays(from, costPacket) {
+		if first && g.police.pays(from, costPacket) {
 			g.sendError(g.cfg.Gateway6(), src, icmpTimeExceeded, p[:min(40+size, 88)])
 		}
 		return false
