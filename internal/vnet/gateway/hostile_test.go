@@ -139,6 +139,7 @@ func floods(open, dead netip.AddrPort) map[string]func(*forge) []byte {
 	gw, dns := netip.MustParseAddr("10.0.2.2"), netip.MustParseAddr("10.0.2.3")
 	gw6, all6 := netip.MustParseAddr("fd00:77:6f6c:66::2"), netip.MustParseAddr("ff02::1")
 	everybody := [6]byte{255, 255, 255, 255, 255, 255}
+	long := map[int][]byte{} // by size: thousands of them would take a gigabyte
 	from := func(r *forge) netip.AddrPort { return netip.AddrPortFrom(r.ip(), r.port()) }
 	nd := func(kind byte, target netip.Addr) []byte {
 		return append([]byte{kind, 0, 0, 0, 0, 0, 0, 0}, target.AsSlice()...)
@@ -206,7 +207,12 @@ func floods(open, dead netip.AddrPort) map[string]func(*forge) []byte {
 			return f
 		},
 		"runts and giants": func(r *forge) []byte {
-			f := r.echo(gw, 0, nil, []int{0, 9000, 60000}[r.IntN(3)])
+			size := []int{0, 9000, 60000}[r.IntN(3)]
+			f := long[size]
+			if f == nil {
+				f = r.echo(gw, 0, nil, size)
+				long[size] = f
+			}
 			if r.IntN(2) == 0 {
 				f = f[:r.IntN(60)]
 			}
