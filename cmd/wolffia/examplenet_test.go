@@ -109,6 +109,7 @@ func login(t *testing.T, command string) string {
 func TestExampleEarlyUserspaceNetwork(t *testing.T) {
 	parallel(t)
 	tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
+	tooltest.Require(t, "qemu-img", "qemu-utils")
 	p := newPerson(t)
 	dir := p.example(t, "early-userspace")
 	t.Cleanup(func() { p.try(t, call{dir: dir}, "down", "-f", "network.yaml") })
