@@ -310,13 +310,18 @@ func (b *bench) frames(program switchProgram, size int) sampler {
 	}
 }
 
-// plugNamespace is a namespace on a switch, with an address.
+// plugNamespace is a namespace whose tap0 is on a switch, with an address if one
+// is given.
 func plugNamespace(ctx context.Context, path, addr string) (*netns, func(), error) {
 	n, err := newNetns()
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := n.ip("tuntap add tap0 mode tap", "addr add "+addr+"/24 dev tap0", "link set tap0 up"); err != nil {
+	setUp := []string{"tuntap add tap0 mode tap", "link set tap0 up"}
+	if addr != "" {
+		setUp = append(setUp, "addr add "+addr+"/24 dev tap0")
+	}
+	if err := n.ip(setUp...); err != nil {
 		n.close()
 		return nil, nil, err
 	}

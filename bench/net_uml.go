@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"wolffia/internal/image/cpio"
@@ -56,7 +57,7 @@ func addMeasure(initramfs string, files map[string][]byte) error {
 			err = t.MkdirAll(filepath.Dir(name), 0o755)
 		}
 		if err == nil {
-			err = t.Put(name, tree.File(0o644, tree.Bytes(content)))
+			err = t.Put(name, tree.File(0o755, tree.Bytes(content)))
 		}
 	}
 	if err != nil {
@@ -138,17 +139,26 @@ func (b *bench) umlOnTap(ctx context.Context, g *guest, port string, mtu int, ro
 		return nil, err
 	}
 	defer stop()
-	size := " mtu " + strconv.Itoa(mtu)
-	err = n.ip("link add br0 type bridge stp_state 0 forward_delay 0", "tuntap add tap1 mode tap",
-		"link set tap0 master br0"+size+" up", "link set tap1 master br0"+size+" up", "link set br0"+size+" up")
-	if err != nil {
+	if err := n.bridgeTaps(mtu); err != nil {
 		return nil, err
 	}
-	params := append(b.guestEnv(port, "vec0", mtu), g.params...)
-	params = append(params, "con=null", "con0=null,fd:1", "ssl=null", "ssl0=null,fd:3",
-		"vec0:transport=tap,ifname=tap1,depth=128,gro=1,mtu="+strconv.Itoa(mtu))
-	c := g.command(params...)
-	return b.guestReport(ctx, c, nil, func(start func() error) error { return n.do(start) })
+	return b.guestReport(ctx, b.onTap(g, port, mtu), nil, n.do)
+}
+
+// bridgeTaps makes tap1 and bridges it to tap0.
+func (n *netns) bridgeTaps(mtu int) error {
+	size := " mtu " + strconv.Itoa(mtu)
+	return n.ip("link add br0 type bridge stp_state 0 forward_delay 0", "tuntap add tap1 mode tap",
+		"link set tap0 master br0"+size+" up", "link set tap1 master br0"+size+" up", "link set br0"+size+" up")
+}
+
+// onTap is a guest that measures, on tap1 of its namespace; more parameters say
+// otherwise.
+func (b *bench) onTap(g *guest, port string, mtu int, more ...string) command {
+	return g.command(slices.Concat(b.guestEnv(port, "vec0", mtu), g.params, []string{
+		"con=null", "con0=null,fd:1", "ssl=null", "ssl0=null,fd:3",
+		"vec0:transport=tap,ifname=tap1,depth=128,gro=1,mtu=" + strconv.Itoa(mtu),
+	}, more)...)
 }
 
 // guestReport runs a guest that writes what it measures to descriptor 3.
