@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -97,5 +98,27 @@ func (i identity) flags(portFlag string, port int) []string {
 		"-F", "none", portFlag, fmt.Sprint(port), "-i", i.key, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=" + filepath.Join(i.dir, fmt.Sprintf("known-%d", port)),
 		"-o", "LogLevel=ERROR", "-o", "ConnectTimeout=20",
+	}
+}
+
+// TestEntropy: a guest has randomness by the time that somebody can log in, so
+// that nothing waits for it, and the host's device goes on to give some.
+func TestEntropy(t *testing.T) {
+	parallel(t)
+	p := newPerson(t)
+	for name, flags := range map[string][]string{"uml": {"--backend", "uml"}, "amd64": {"--backend", "qemu"}, "arm64": {"--arch", "arm64"}} {
+		t.Run(name, func(t *testing.T) {
+			o := p.run(t, call{program: p.plain(t), limit: cold}, append(append([]string{"run", "-q"}, flags...), "--", "sh", "-c",
+				"read up rest </proc/uptime; dmesg; echo login at $up s; cat /sys/class/misc/hw_random/rng_current")...)
+			ready := regexp.MustCompile(`(?m)^(.*)random: crng init done$`).FindStringSubmatch(o.out)
+			if ready == nil {
+				t.Fatalf("the kernel has no randomness yet: %v", o)
+			}
+			_, login, _ := strings.Cut(o.out, "login at ")
+			t.Logf("randomness at %q, login at %s", ready[1], login)
+			if !strings.Contains(login, "\nvirtio_rng.") && !strings.Contains(login, "\nhw_random") { // User-Mode Linux has its own
+				t.Errorf("its source is none of the host's: %q", login)
+			}
+		})
 	}
 }
