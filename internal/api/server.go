@@ -380,13 +380,13 @@ func (s *Server) log(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	v, err := s.h.Lab.View(r.PathValue("name"), true)
+	v, err := s.h.Lab.Follow(r.PathValue("name"))
 	if err != nil {
 		reply(w, nil, err)
 		return
 	}
 	defer v.Close()
-	stop := context.AfterFunc(r.Context(), func() { v.Close() })
+	stop := context.AfterFunc(r.Context(), func() { v.Viewer.Close() })
 	defer stop()
 	flush := http.NewResponseController(w)
 	buf := make([]byte, 32<<10)

@@ -53,7 +53,6 @@ type member struct {
 	halting  bool                    // halt was called
 	over     chan struct{}           // closed when run has returned
 	again    bool                    // once it has, the next life begins
-	blocked  error                   // of StateWaiting: one before it has failed, and may come up yet
 	waitsFor string                  // of StateWaiting: the machine that it is to start after
 	gone     bool                    // it has left the lab: no life begins any more
 }
@@ -140,7 +139,6 @@ func (m *member) revive(ctx context.Context) error {
 // set notes a new state; m is locked.
 func (m *member) set(s State, err error) {
 	m.state, m.err, m.since = s, err, time.Now()
-	m.blocked, m.waitsFor = nil, ""
 	close(m.changed)
 	m.changed = make(chan struct{})
 }
@@ -449,6 +447,7 @@ func (m *member) change(spec *lab.Machine) error {
 	m.mu.Lock()
 	m.spec = ownCards(spec)
 	m.mu.Unlock()
+	m.poke() // it may wait for another one that it no longer has to
 	var errs []error
 	for i := range spec.Cards {
 		c := &spec.Cards[i]

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -19,12 +20,13 @@ func (m *member) await(ctx context.Context) error {
 	m.mu.Lock()
 	after := m.spec.After
 	m.mu.Unlock()
+	defer m.waits("")
 	for _, name := range after {
 		other, err := m.lab.member(name)
 		if err != nil {
 			return err
 		}
-		m.waits(name, nil)
+		m.waits(name)
 		over := m.task("wait", "for "+name+", before "+m.name)
 		err = m.awaitOne(ctx, other)
 		over()
@@ -32,72 +34,120 @@ func (m *member) await(ctx context.Context) error {
 			return err
 		}
 	}
-	m.waits("", nil)
 	return nil
 }
 
-// awaitOne waits until another machine is ready. One that has failed and is
-// started again by itself is waited for, and those who wait for this machine hear
-// of it.
+// waits notes which machine this one waits for.
+func (m *member) waits(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.waitsFor = name
+}
+
+// awaitOne waits until another machine is ready, or the file no longer asks for
+// it. One that has failed and is started again by itself is waited for.
 func (m *member) awaitOne(ctx context.Context, other *member) error {
+	troubled := false
 	for {
+		m.mu.Lock()
+		asked, mine := slices.Contains(m.spec.After, other.name), m.changed
+		m.mu.Unlock()
 		other.mu.Lock()
-		hope, changed := other.hope(), other.changed
+		ready, final, changed := other.up(), other.final(), other.changed
 		other.mu.Unlock()
-		err := other.ready(ctx)
-		switch {
-		case err == nil:
+		if ready || !asked {
 			return nil
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
 		}
-		err = &machine.StartError{Machine: m.name, Stage: "waiting", Cause: fmt.Sprintf("it starts after machine %s, which is not ready", other.name), Err: err}
-		if !hope {
-			if isClosed(changed) { // it may have come to that only now
-				continue
-			}
-			return err
+		err := other.trouble()
+		switch {
+		case isClosed(changed):
+			continue
+		case final:
+			return m.behind(other, err)
+		case troubled != (err != nil): // who waits for this machine hears of it
+			troubled = err != nil
+			m.poke()
 		}
-		m.waits(other.name, err)
 		select {
 		case <-changed:
+		case <-mine:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// hope says whether a machine that is not ready may become so by itself; it is
-// locked.
-func (m *member) hope() bool {
-	on := m.halt != nil && !isClosed(m.over) && !m.halting
-	return on && (m.state == StateFailed && m.spec.Restart != lab.RestartNo || m.state == StateWaiting && m.blocked != nil)
+// behind is a machine that can't start because of one before it.
+func (m *member) behind(other *member, err error) error {
+	return &machine.StartError{Machine: m.name, Stage: "waiting", Cause: fmt.Sprintf("it starts after machine %s, which is not ready", other.name), Err: err}
 }
 
-// waits notes which machine this one waits for, and what is wrong with that.
-func (m *member) waits(name string, blocked error) {
+// poke has those look again who wait for a change.
+func (m *member) poke() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.waitsFor, m.blocked = name, blocked
 	close(m.changed)
 	m.changed = make(chan struct{})
 }
 
-// ready waits until the machine is ready; the error says why it will not be.
+// up says whether the machine is ready and to stay so; it is locked.
+func (m *member) up() bool { return m.state == StateReady && !m.halting }
+
+// final says whether a machine will not become ready by itself; it is locked.
+func (m *member) final() bool {
+	switch m.state {
+	case StateStopped:
+		return true
+	case StateFailed:
+		return m.spec.Restart == lab.RestartNo || isClosed(m.over)
+	}
+	return false
+}
+
+// trouble is why a machine is not ready, if more is wrong than that it takes time.
+func (m *member) trouble() error {
+	var chain []*member
+	var err error
+	for {
+		m.mu.Lock()
+		state, failed, before := m.state, m.err, m.waitsFor
+		m.mu.Unlock()
+		switch {
+		case state == StateFailed:
+			err = failed
+		case state == StateStopped:
+			err = &machine.StartError{Machine: m.name, Stage: "running", Cause: "it was stopped"}
+		case state == StateWaiting && before != "":
+			// Where a file was applied meanwhile, they might wait for each other.
+			if other, _ := m.lab.member(before); other != nil && !slices.Contains(chain, m) {
+				chain = append(chain, m)
+				m = other
+				continue
+			}
+		}
+		break
+	}
+	for _, waiting := range slices.Backward(chain) {
+		if err != nil {
+			err = waiting.behind(m, err)
+		}
+		m = waiting
+	}
+	return err
+}
+
+// ready waits until the machine is ready; the error says why it is not, even if it
+// may be started again by itself.
 func (m *member) ready(ctx context.Context) error {
 	for {
 		m.mu.Lock()
-		state, err, blocked, changed, ending := m.state, m.err, m.blocked, m.changed, m.halting
+		up, changed := m.up(), m.changed
 		m.mu.Unlock()
-		switch {
-		case state == StateReady && !ending:
+		if up {
 			return nil
-		case state == StateWaiting && blocked != nil:
-			return blocked
-		case state == StateFailed:
+		}
+		if err := m.trouble(); err != nil && !isClosed(changed) {
 			return err
-		case state == StateStopped:
-			return &machine.StartError{Machine: m.name, Stage: "running", Cause: "it was stopped"}
 		}
 		select {
 		case <-changed:

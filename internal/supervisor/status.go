@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,8 +64,8 @@ func (m *member) status(p *plan) MachineStatus {
 		Name: m.name, State: m.state, Since: m.since, Backend: cfg.Backend.Name(), Arch: cfg.Arch,
 		Memory: int64(m.spec.Memory), Restarts: max(0, m.lives-1), Log: m.hub.path, WaitsFor: m.waitsFor,
 	}
-	if err := cmp.Or(m.err, m.blocked); err != nil {
-		s.Error = err.Error()
+	if m.err != nil {
+		s.Error = m.err.Error()
 	}
 	for i := range m.spec.Cards {
 		c := &m.spec.Cards[i]
