@@ -11,8 +11,8 @@
 // A [Lab] is the machines and networks of one file, which come and go while it
 // runs, as `wolffia up` has them:
 //
-//	l, err := supervisor.Open(supervisor.LabConfig{Dir: dir, Prepare: prepare})
-//	defer l.Close()
+//	l := supervisor.Open(supervisor.LabConfig{Dir: dir, Prepare: prepare})
+//	defer l.Close(ctx)
 //	err = l.Apply(ctx, spec)
 package supervisor
 
