@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -11,6 +12,7 @@ import (
 	"wolffia/internal/build"
 	"wolffia/internal/debian"
 	"wolffia/internal/host"
+	"wolffia/internal/hostnet"
 	"wolffia/internal/store"
 	"wolffia/internal/term"
 )
@@ -26,7 +28,7 @@ Each probe tries the thing itself: a /dev/kvm that opens may still not work.`,
 		Example: "  wolffia doctor\n  wolffia doctor --json",
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			checks := append(ownChecks(env), host.New().All()...)
+			checks := slices.Concat(ownChecks(env), host.New().All(), hostnet.Checks())
 			var err error
 			if asJSON {
 				err = writeJSON(env.Stdout, checks)
