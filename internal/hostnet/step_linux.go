@@ -43,7 +43,8 @@ func (a *actor) change(what string, do func() error) error {
 	return do()
 }
 
-// kinds are the steps by the names that the journal has for them.
+// newStep makes an empty step of the kind that a journal names; nil where there is
+// none.
 func newStep(kind string) step {
 	switch kind {
 	case "tap":

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -95,10 +96,11 @@ func shareKeys() []key[Share] {
 	}
 }
 
-// parseMountPoint reads a path that the machine's shell takes as it is.
+// parseMountPoint reads a path that the machine's shell takes as it is, in its one
+// form: two of a machine are compared.
 func parseMountPoint(s string) (string, error) {
 	p, err := parsePath(s)
-	if err == nil && strings.Trim(p, "/") == "" {
+	if p = path.Clean(p); err == nil && p == "/" {
 		err = fmt.Errorf("%q is the machine's root, which nothing goes over; give a place such as /mnt", s)
 	}
 	if err == nil && strings.Trim(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_.-") != "" {
@@ -142,16 +144,16 @@ func (d *decoder) shares(n ast.Node) (out []Share) {
 // other it gives the names in cycle.
 func (s *Spec) Order() (order, cycle []string) {
 	state := map[string]int{} // 1 while its own are looked at, 2 when it is in order
-	var path []string
+	var way []string
 	var visit func(name string) bool
 	visit = func(name string) bool {
 		m := s.Machines[name]
 		if m == nil || state[name] == 2 {
 			return true
 		}
-		path = append(path, name)
+		way = append(way, name)
 		if state[name] == 1 {
-			cycle = path[slices.Index(path, name):]
+			cycle = way[slices.Index(way, name):]
 			return false
 		}
 		state[name] = 1
@@ -160,7 +162,7 @@ func (s *Spec) Order() (order, cycle []string) {
 				return false
 			}
 		}
-		path = path[:len(path)-1]
+		way = way[:len(way)-1]
 		state[name] = 2
 		order = append(order, name)
 		return true

@@ -108,6 +108,7 @@ func (s *Spec) complete(at *places) {
 		s.checkUplinks(s.Networks[name], at)
 		s.checkNetwork(s.Networks[name], at)
 	}
+	s.checkPrefixes(at)
 	s.checkUplinkNames(at)
 	for _, name := range s.MachineNames() {
 		s.completeMachine(s.Machines[name], at)
@@ -203,6 +204,23 @@ func (s *Spec) checkNetwork(n *Network, at *places) {
 		}
 		if g.NoGateway && dhcp.given() {
 			at.fail(path("dhcp"), 0, "network %q has no gateway to answer DHCP", g.Name)
+		}
+	}
+}
+
+// checkPrefixes looks for two networks whose names have come to the same IPv6
+// prefix: there are no more than 65,536 to choose from.
+func (s *Spec) checkPrefixes(at *places) {
+	taken := map[netip.Prefix]string{}
+	for _, name := range s.NetworkNames() {
+		for _, g := range s.Networks[name].Segments() {
+			p := s.Prefix6(g.Network)
+			if other := taken[p]; other != "" && !g.Subnet6.IsValid() {
+				at.fail([]string{"networks", name}, 0, "networks %q and %q would have the same IPv6 addresses, %s; give one of both others, with subnet6", other, g.Name, p)
+			}
+			if p.IsValid() {
+				taken[p] = g.Name
+			}
 		}
 	}
 }
