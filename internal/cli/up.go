@@ -193,7 +193,7 @@ func (o *upOptions) show(ctx context.Context, env Env, c *api.Client, d labDir, 
 			return fromSupervisor(err)
 		}
 	}
-	steps, err := d.withHost(revived(lab.Diff(before, now), machines), before, now)
+	steps, err := d.withHost(revived(supervisor.Diff(before, now), machines), before, now)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 )
@@ -54,7 +55,7 @@ func Diff(before, now *Spec) []Step {
 		case new == nil:
 			step.Action = ActionStop
 		default:
-			step.Action, step.Why = diffNetwork(old, new)
+			step.Action, step.Why = diffNetwork(before, old, now, new)
 			reborn[name] = step.Action == ActionRestart
 		}
 		if step.Action != "" {
@@ -87,9 +88,18 @@ func Diff(before, now *Spec) []Step {
 	return steps
 }
 
+// prefixes6 are the IPv6 prefixes of a network's segments: those that the file
+// leaves open may be others once there is a second network.
+func (s *Spec) prefixes6(n *Network) (out []netip.Prefix) {
+	for _, g := range n.Segments() {
+		out = append(out, s.Prefix6(g.Network))
+	}
+	return out
+}
+
 // diffNetwork says whether a network has to begin anew: that is so for what its
 // machines were told when they started.
-func diffNetwork(old, new *Network) (Action, []string) {
+func diffNetwork(before *Spec, old *Network, now *Spec, new *Network) (Action, []string) {
 	var why []string
 	action := Action("")
 	note := func(key string, differs bool, a Action) {
@@ -103,7 +113,7 @@ func diffNetwork(old, new *Network) (Action, []string) {
 	}
 	note("mtu", old.MTU != new.MTU, ActionRestart)
 	note("subnet", old.Subnet != new.Subnet, ActionRestart)
-	note("subnet6", old.Subnet6 != new.Subnet6, ActionRestart)
+	note("subnet6", !slices.Equal(before.prefixes6(old), now.prefixes6(new)), ActionRestart)
 	note("gateway", old.NoGateway != new.NoGateway, ActionRestart)
 	note("router", old.Router != new.Router, ActionRestart)
 	note("routes", !reflect.DeepEqual(old.Routes, new.Routes), ActionRestart)
@@ -134,7 +144,11 @@ func diffMachine(before *Spec, old *Machine, now *Spec, new *Machine) (Action, [
 	note("image", before.Images[old.Image], now.Images[new.Image], ActionRestart)
 	note("backend", old.Backend, new.Backend, ActionRestart)
 	note("arch", old.Arch, new.Arch, ActionRestart)
-	note("memory", old.Memory, new.Memory, ActionRestart)
+	type memory struct {
+		size Size
+		own  bool
+	}
+	note("memory", memory{old.Memory, old.OwnMemory}, memory{new.Memory, new.OwnMemory}, ActionRestart)
 	note("type", old.Type, new.Type, ActionRestart)
 	note("boot", old.Boot, new.Boot, ActionRestart)
 	note("root", old.Root, new.Root, ActionRestart)

@@ -85,7 +85,10 @@ func (l *Lab) Apply(ctx context.Context, spec *lab.Spec) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
-	steps := l.withSpoilt(lab.Diff(l.Spec(), spec), spec)
+	l.mu.Lock()
+	was := l.plan
+	l.mu.Unlock()
+	steps := l.withSpoilt(diff(l.Spec(), was, spec), spec)
 	// First what can fail without anything being lost.
 	if err := l.host.probe(spec); err != nil {
 		return err
@@ -211,7 +214,7 @@ func (l *Lab) rewire(spec *lab.Spec, steps []lab.Step) error {
 	p := newPlan(spec, nil)
 	p.base = l.cfg.Base
 	l.mu.Lock()
-	old := l.spec
+	old, was := l.spec, l.plan
 	l.spec, l.plan = spec, p
 	l.mu.Unlock()
 	err := l.leaveHost(old, spec, p, steps)
@@ -222,7 +225,7 @@ func (l *Lab) rewire(spec *lab.Spec, steps []lab.Step) error {
 		err = l.enterHost(p)
 	}
 	if err != nil {
-		l.undo(old, steps)
+		l.undo(old, was, steps)
 		l.rejoinHost()
 	}
 	return err
@@ -287,10 +290,10 @@ func (l *Lab) forgetNetwork(name string) {
 	}
 }
 
-// undo says that the lab is as old described it, as far as that still runs, so
-// that the next Apply does the rest. Networks that are new, or were to begin
+// undo says that the lab is as old described it, and was gave it addresses, as far
+// as that still runs, so that the next Apply does the rest. Networks that are new, or were to begin
 // anew, go: no machine is on them.
-func (l *Lab) undo(old *lab.Spec, steps []lab.Step) {
+func (l *Lab) undo(old *lab.Spec, was *plan, steps []lab.Step) {
 	for _, s := range steps {
 		if s.Kind == "network" && s.Action != lab.ActionChange {
 			l.forgetNetwork(s.Name)
@@ -311,8 +314,7 @@ func (l *Lab) undo(old *lab.Spec, steps []lab.Step) {
 	for name, m := range l.members {
 		kept.Machines[name] = m.description()
 	}
-	l.spec, l.plan = &kept, newPlan(&kept, nil)
-	l.plan.base = l.cfg.Base
+	l.spec, l.plan = &kept, was.left(&kept)
 }
 
 // start starts the machines that don't run, and changes those that do.

@@ -178,6 +178,50 @@ func TestApplyRevives(t *testing.T) {
 	}
 }
 
+// TestApplyAddresses: a machine put before another one took its addresses while it
+// ran, and so had both of them.
+func TestApplyAddresses(t *testing.T) {
+	b := newPuppets()
+	l := play(t, b)
+	head, tail := "networks: {lan: {}, quiet: {subnet: 10.9.0.0/24, routes: [{to: 10.8.0.0/24, via: bert}]}}\nmachines: {anna: {networks: [lan]}, ", "bert: {networks: [lan, quiet]}, carl: {networks: [{network: quiet, address: 10.9.0.77}]}, dora: {networks: [{network: lan, address: 10.0.2.99}]}}\n"
+	apply(t, l, head+tail)
+	text := head + "eric: {networks: [lan]}, " + tail
+	var plan []string
+	for _, s := range Diff(parse(t, head+tail), parse(t, text)) {
+		plan = append(plan, s.String())
+	}
+	if got := strings.Join(plan, "; "); got != "start machine eric; restart machine bert: addresses" {
+		t.Errorf("planned is %s", got)
+	}
+	apply(t, l, text)
+	for name, want := range map[string]int{"anna": 1, "bert": 2, "carl": 1, "dora": 1, "eric": 1} {
+		if _, n := b.last(name); n != want {
+			t.Errorf("%s was started %d times, want %d", name, n, want)
+		}
+	}
+	// Those who were told another's address start again with it.
+	again := strings.Replace(text, "bert: {networks: [lan, quiet]}", "bert: {networks: [lan, {network: quiet, address: 10.9.0.50}]}", 1)
+	apply(t, l, again)
+	if _, n := b.last("carl"); n != 2 {
+		t.Errorf("carl, whose route is by way of bert, was started %d times", n)
+	}
+	if steps := Diff(l.Spec(), parse(t, again)); len(steps) > 0 {
+		t.Errorf("still to do: %v", steps)
+	}
+}
+
+// TestApplyPrefixes: with a second network the first has another IPv6 prefix, which
+// its gateway and its machines did not hear of.
+func TestApplyPrefixes(t *testing.T) {
+	b := newPuppets()
+	l := play(t, b)
+	apply(t, l, "networks: {lan: {}}\nmachines: {anna: {networks: [lan]}}\n")
+	apply(t, l, "networks: {lan: {}, quiet: {subnet: 10.9.0.0/24}}\nmachines: {anna: {networks: [lan]}}\n")
+	if _, n := b.last("anna"); n != 2 {
+		t.Errorf("anna was started %d times", n)
+	}
+}
+
 // TestAllAtOnce does to a lab all that can be done to it, at the same time: two
 // restarts of one machine used to give it two lives, and a machine that started
 // while a file was applied could end the supervisor.
