@@ -120,3 +120,22 @@ func TestPush(t *testing.T) {
 		t.Error(o)
 	}
 }
+
+// TestPackageNamesComplete completes names of packages from what is in the cache,
+// without a network; what is not there is not got.
+func TestPackageNamesComplete(t *testing.T) {
+	parallel(t)
+	p := newPerson(t)
+	p.run(t, call{limit: cold}, "explain", "image", "-q", "-p", "busybox-static")
+	for args, want := range map[string]string{
+		"run -p busybox-stat":                    "busybox-static\n:4\n",
+		"build --package=busybox-stat":           "busybox-static\n:4\n",
+		"run -p no-such-package":                 ":4\n",
+		"run --release nonesuch -p busybox-stat": ":4\n",
+	} {
+		o := p.run(t, call{wrap: inNamespace(t, ":")}, append([]string{"__complete"}, strings.Fields(args)...)...)
+		if o.out != want && o.out != "--package="+want {
+			t.Errorf("%s: want %q: %v", args, want, o)
+		}
+	}
+}

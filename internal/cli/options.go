@@ -64,7 +64,7 @@ func (o *buildOptions) flags(env Env, cmd *cobra.Command) {
 	complete(cmd, "from", files("tar", "gz", "xz", "zst", "img", "qcow2", "ext4"))
 	complete(cmd, "release", words("bookworm", "trixie", "forky", "sid"))
 	complete(cmd, "arch", words(lab.Arches()...))
-	complete(cmd, "package", words())
+	complete(cmd, "package", o.completePackage(env))
 	complete(cmd, "deps", words(lab.DepsWords()...))
 }
 
@@ -236,7 +236,7 @@ type machineOptions struct {
 
 func (o *machineOptions) flags(env Env, file *string, cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVarP(&o.memory, "memory", "m", "", "RAM, such as 256M or 1G (default "+lab.DefaultMemory.String()+")")
+	f.StringVarP(&o.memory, "memory", "m", "", "RAM, such as 256M or 1G (default "+lab.DefaultMemory.String()+", or what a larger root in memory takes)")
 	f.StringVar(&o.network, "network", "", "the network it is on: a name from the file, or none (default the first)")
 	f.StringVar(&o.subnet, "subnet", "", "the network's IPv4 addresses (default 10.0.2.0/24)")
 	f.StringVar(&o.subnet6, "subnet6", "", "the network's IPv6 addresses, a /64")

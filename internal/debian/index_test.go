@@ -99,6 +99,14 @@ func TestIndexKeepsPackages(t *testing.T) {
 			t.Errorf("%q: %+v, %v", name, n, err)
 		}
 	}
+	for prefix, want := range map[string]string{"": "libmail lonely mail", "l": "libmail lonely", "mail": "mail", "mt": "", "z": ""} {
+		if got := strings.Join(x.begin(prefix, 9), " "); got != want {
+			t.Errorf("%q begins %q, want %q", prefix, got, want)
+		}
+	}
+	if got := x.begin("", 2); len(got) != 2 {
+		t.Errorf("two names are %q", got)
+	}
 	if got := x.names(); !slices.Equal(got, []string{"libmail", "lonely", "mail", "mta", "smtp"}) {
 		t.Error(got)
 	}
