@@ -94,6 +94,11 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 		return nil, err
 	}
 	r.closers = append(r.closers, r.kernel.Close)
+	if o.memory == "" && !m.OwnMemory && m.Root == lab.RootInitramfs {
+		if m.Memory, err = enoughMemory(r.image.Path); err != nil {
+			return nil, err
+		}
+	}
 	backend, kernelPath, err := p.backend(ctx, env, r, m, events)
 	if err != nil {
 		return nil, err
@@ -134,7 +139,7 @@ func (p *project) firmware(ctx context.Context, env Env, o *machineOptions, r *r
 			backend.UEFI = qemu.UEFI{Code: f.Code, Vars: f.Vars}
 		}
 	}
-	if o.memory == "" && m.Memory == lab.DefaultMemory {
+	if o.memory == "" && !m.OwnMemory {
 		m.Memory = lab.FirmwareMemory
 	}
 	dir, err := r.openScratch(env)

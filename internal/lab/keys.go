@@ -152,8 +152,11 @@ func machineKeys() []key[Machine] {
 			func(d *decoder, n ast.Node, m *Machine) { choice(d, n, "backend", Backends(), &m.Backend) }},
 		{"arch", "Architecture; the image's if absent.", wordShape(Arches()...),
 			func(d *decoder, n ast.Node, m *Machine) { choice(d, n, "arch", Arches(), &m.Arch) }},
-		{"memory", "RAM.", scalarShape("128M"),
-			func(d *decoder, n ast.Node, m *Machine) { parsed(d, n, "memory", ParseMemory, &m.Memory) }},
+		{"memory", "RAM; if absent 128M, or what a larger root in memory takes.", scalarShape("128M"),
+			func(d *decoder, n ast.Node, m *Machine) {
+				parsed(d, n, "memory", ParseMemory, &m.Memory)
+				m.OwnMemory = true
+			}},
 		{"type", "The kind of PC that QEMU makes of an amd64 machine.", wordShape(Types()...),
 			func(d *decoder, n ast.Node, m *Machine) { choice(d, n, "type", Types(), &m.Type) }},
 		{"boot", "What finds the kernel: wolffia, or firmware on the machine's disk, which is complete then.", wordShape(Boots()...),

@@ -82,8 +82,14 @@ func example(s shape) string {
 	if e, ok := s["examples"].([]string); ok {
 		return "`" + e[0] + "`"
 	}
-	if of, ok := s["items"].(shape); ok && of["type"] != "object" {
-		return strings.Replace(example(of), "`", "`[", 1)[:len(example(of))] + "]`"
+	if of, ok := s["items"].(shape); ok {
+		if item, quoted := strings.CutPrefix(example(of), "`"); quoted {
+			return "`[" + strings.TrimSuffix(item, "`") + "]`"
+		}
+		return ""
+	}
+	if either, ok := s["oneOf"].([]shape); ok {
+		return example(either[0])
 	}
 	if low, ok := s["minimum"]; ok {
 		return fmt.Sprintf("%v to %v", low, s["maximum"])

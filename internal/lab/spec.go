@@ -57,19 +57,22 @@ type Image struct {
 
 // Machine is one Linux.
 type Machine struct {
-	Name     string
-	Image    string
-	Backend  Backend
-	Arch     string // empty means the image's
-	Memory   Size
-	Type     Type
-	Boot     Boot
-	Root     Root
-	Cards    []Card
-	Forwards []Forward
-	Kernel   string   // a kernel image or build folder on the host; empty means Debian's
-	Cmdline  []string // further kernel parameters
-	Modules  []string // further kernel modules to load at boot
+	Name    string
+	Image   string
+	Backend Backend
+	Arch    string // empty means the image's
+	Memory  Size
+	// OwnMemory is whether the file gives Memory; a large root in memory, or
+	// firmware, makes more of what is not.
+	OwnMemory bool
+	Type      Type
+	Boot      Boot
+	Root      Root
+	Cards     []Card
+	Forwards  []Forward
+	Kernel    string   // a kernel image or build folder on the host; empty means Debian's
+	Cmdline   []string // further kernel parameters
+	Modules   []string // further kernel modules to load at boot
 
 	Place      int      // in the file, from 1
 	After      []string // machines that have to be ready first

@@ -62,7 +62,7 @@ func (m *member) status(p *plan) MachineStatus {
 	cfg := m.prepared.cfg
 	s := MachineStatus{
 		Name: m.name, State: m.state, Since: m.since, Backend: cfg.Backend.Name(), Arch: cfg.Arch,
-		Memory: int64(m.spec.Memory), Restarts: max(0, m.lives-1), Log: m.hub.path, WaitsFor: m.waitsFor,
+		Memory: int64(cfg.Machine.Memory), Restarts: max(0, m.lives-1), Log: m.hub.path, WaitsFor: m.waitsFor,
 	}
 	if m.err != nil {
 		s.Error = m.err.Error()
