@@ -6,9 +6,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"wolffia/internal/vnet"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"wolffia/internal/vnet"
 )
 
 // Network is one virtual switch and, unless NoGateway, its router.
