@@ -271,7 +271,7 @@ func (d *decoder) vlans(n ast.Node, network string) map[int]*Network {
 	out := map[int]*Network{}
 	for _, e := range d.mapping(n, "vlans") {
 		id, err := strconv.Atoi(e.name)
-		if err != nil || id < 1 || id > vnet.MaxVLAN {
+		if err != nil || id < 1 || id > vnet.MaxVLAN || strconv.Itoa(id) != e.name { // 010 is the same as 10, and +10
 			d.fail(e.key, "%q is no VLAN; it is 1 to %d", e.name, vnet.MaxVLAN)
 			continue
 		}
