@@ -19,8 +19,9 @@ import (
 type LabConfig struct {
 	// Dir is the lab's own folder for logs; it exists, and stays.
 	Dir string
-	// Prepare makes what a machine is started from. It is called for one machine
-	// at a time, each time it starts; free is called when the machine has ended.
+	// Prepare makes what a machine is started from, however often. Apply calls it,
+	// for one machine after the other; free is called when the machine has left the
+	// lab, or what was prepared is what it has already.
 	Prepare func(ctx context.Context, spec *lab.Spec, m *lab.Machine) (cfg Config, free func(), err error)
 	// Dirs of plugs and shares that are relative start here.
 	Base   string
