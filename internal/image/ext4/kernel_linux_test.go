@@ -64,8 +64,8 @@ func inKernel(t *testing.T, image, init string) (said string, written []byte) {
 // TestKernel lets a real kernel list what was written, and then change it.
 func TestKernel(t *testing.T) {
 	sizes(t, func(t *testing.T, o Options) {
-		o.Free, o.Inodes = 24<<20, 8000
-		tr := treetest.Random(11, treetest.Options{Entries: 1500, MaxSize: 100_000})
+		o.Free, o.Inodes = 24<<20, 20_000
+		tr := treetest.Random(11, treetest.Options{Entries: 10_000, MaxSize: 8000})
 		must(t, tr.Put("/crowd", tree.Dir(0o755)))
 		for i := range 3000 {
 			must(t, tr.Put(fmt.Sprintf("/crowd/%s%d", strings.Repeat("x", i%60), i), tree.File(0o644, nil)))

@@ -92,11 +92,13 @@ func debugfs(t *testing.T, name, commands string) string {
 	return string(out)
 }
 
-// TestDebugfs compares each inode with what debugfs makes of it.
+// TestDebugfs compares each inode of a large tree with what debugfs makes of it.
 func TestDebugfs(t *testing.T) {
-	tr := treetest.Random(17, treetest.Options{Entries: 400, LinkedLinks: true, Sockets: true})
+	tr := treetest.Random(17, treetest.Options{Entries: 10_000, MaxSize: 8000, LinkedLinks: true, Sockets: true})
 	sizes(t, func(t *testing.T, o Options) {
 		name := image(t, tr, o)
+		fsck(t, name)
+		treetest.Equal(t, read(t, name), tr)
 		c, _, err := plan(tr, &o)
 		must(t, err)
 		var commands strings.Builder
