@@ -63,7 +63,7 @@ func (r *ringReader) ReadFrames(bufs []Frame) (int, error) {
 			}
 			b.Data = b.Data[:len(v.Data)]
 			copy(b.Data, v.Data)
-			b.Offload, b.Source = v.Offload, v.Source
+			b.Offload, b.Source, b.Flooded = v.Offload, v.Source, v.Flooded
 			n++
 		}
 		r.ring.release()

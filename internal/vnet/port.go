@@ -48,6 +48,9 @@ type Frame struct {
 	// keeps while it is attached, and 0 where no switch has said anything.
 	// Writers of frames leave it alone.
 	Source uint16
+	// Flooded tells, of frames for one station that a switch sends, that it does
+	// not know which, so it went to all ports. Writers of frames leave it alone.
+	Flooded bool
 }
 
 // Offload is what a virtio-net header says about a frame (virtio 1.2, 5.1.6).

@@ -10,8 +10,10 @@ import (
 // A frame that finds no room is dropped (the newest is lost, as on a wire whose
 // card is full). Frames are copied in; the reader sees them in place.
 //
-// Each source has a lane of its own, in which its frames stay in order. They
-// share the ring fairly. In room: each source's frames may take up to ringShare
+// Each source has a lane of its own, in which its frames stay in order, and a
+// second one for those that are flooded: a sender that answers a hostile one does
+// not drown in those answers, to stations that nobody knows, what else it says.
+// They share the ring fairly. In room: each source's frames may take up to ringShare
 // times what is left free, so one sender alone has nearly all of it, and one that
 // never stops leaves some for the others; frames that no switch has marked may
 // take all. And in time: the sources take turns, by deficit round robin
@@ -21,12 +23,12 @@ type ring struct {
 	wake chan struct{} // holds one token while the reader should look again
 
 	mu     sync.Mutex
-	size   uint64   // bytes, a power of two
-	used   uint64   // bytes of all records
-	memory uint64   // bytes of all lanes' memory
-	lanes  []lane   // by source
-	turns  []uint16 // the sources with frames that have not been peeked at, the next one first
-	peeked []uint16 // the sources whose frames the reader has
+	size   uint64 // bytes, a power of two
+	used   uint64 // bytes of all records
+	memory uint64 // bytes of all lanes' memory
+	lanes  []lane // by laneOf
+	turns  []int  // the lanes with frames that have not been peeked at, the next one first
+	peeked []int  // the lanes whose frames the reader has
 	closed bool
 }
 
@@ -65,10 +67,11 @@ func (r *ring) push(frames []Frame) (int, error) {
 }
 
 func (r *ring) put(f *Frame) bool {
-	if n := int(f.Source) + 1; n > len(r.lanes) {
-		r.lanes = append(r.lanes, make([]lane, n-len(r.lanes))...)
+	at := laneOf(f)
+	if at >= len(r.lanes) {
+		r.lanes = append(r.lanes, make([]lane, at+1-len(r.lanes))...)
 	}
-	l, need := &r.lanes[f.Source], recordSize(len(f.Data))
+	l, need := &r.lanes[at], recordSize(len(f.Data))
 	if r.used+need > r.size || f.Source != 0 && l.queued+need > ringShare*(r.size-r.used-need) {
 		return false
 	}
@@ -76,11 +79,19 @@ func (r *ring) put(f *Frame) bool {
 		return false
 	}
 	if l.seen == l.tail {
-		r.turns = append(r.turns, f.Source)
+		r.turns = append(r.turns, at)
 	}
 	l.put(f, need)
 	r.used += need
 	return true
+}
+
+// laneOf tells a frame's lane.
+func laneOf(f *Frame) int {
+	if f.Flooded {
+		return int(f.Source)*2 + 1
+	}
+	return int(f.Source) * 2
 }
 
 // grow gives a lane memory for one more record, if it may have that.
@@ -119,7 +130,7 @@ func (r *ring) resize(l *lane, n uint64) {
 	l.resize(n)
 }
 
-// lane is the queue of one source, in a block of memory whose size is a power of
+// lane is a part of the queue, in a block of memory whose size is a power of
 // two.
 //
 // Every record starts at a multiple of recordAlign: a header of recordHeader
@@ -178,7 +189,7 @@ func (l *lane) put(f *Frame, need uint64) {
 
 // peek points dst at the next records, as long as the lane has credit, and gives
 // how many there were.
-func (l *lane) peek(dst []Frame, source uint16) (n int) {
+func (l *lane) peek(dst []Frame, number int) (n int) {
 	mask := uint64(len(l.buf)) - 1
 	at := l.seen
 	for n < len(dst) && at < l.tail && l.credit > 0 {
@@ -189,7 +200,7 @@ func (l *lane) peek(dst []Frame, source uint16) (n int) {
 			continue
 		}
 		end := recordHeader + uint64(length)
-		dst[n] = Frame{Data: rec[recordHeader:end:end], Offload: getOffload(rec[4:]), Source: source}
+		dst[n] = Frame{Data: rec[recordHeader:end:end], Offload: getOffload(rec[4:]), Source: uint16(number / 2), Flooded: number%2 != 0}
 		n++
 		need := recordSize(int(length))
 		at += need
@@ -284,15 +295,15 @@ func (r *ring) tryPeek(dst []Frame) (n int, closed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for n < len(dst) && len(r.turns) > 0 {
-		source := r.turns[0]
-		l := &r.lanes[source]
+		number := r.turns[0]
+		l := &r.lanes[number]
 		if l.credit <= 0 {
 			l.credit += ringTurn
 		}
-		if got := l.peek(dst[n:], source); got > 0 {
+		if got := l.peek(dst[n:], number); got > 0 {
 			n += got
-			if len(r.peeked) == 0 || r.peeked[len(r.peeked)-1] != source {
-				r.peeked = append(r.peeked, source)
+			if len(r.peeked) == 0 || r.peeked[len(r.peeked)-1] != number {
+				r.peeked = append(r.peeked, number)
 			}
 		}
 		switch {
@@ -301,7 +312,7 @@ func (r *ring) tryPeek(dst []Frame) (n int, closed bool) {
 			r.turns = r.turns[:copy(r.turns, r.turns[1:])]
 		case l.credit <= 0: // the next one's turn
 			copy(r.turns, r.turns[1:])
-			r.turns[len(r.turns)-1] = source
+			r.turns[len(r.turns)-1] = number
 		}
 	}
 	return n, r.closed
@@ -311,8 +322,8 @@ func (r *ring) tryPeek(dst []Frame) (n int, closed bool) {
 func (r *ring) release() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, source := range r.peeked {
-		r.used -= r.lanes[source].release()
+	for _, number := range r.peeked {
+		r.used -= r.lanes[number].release()
 	}
 	r.peeked = r.peeked[:0]
 }

@@ -39,6 +39,34 @@ func TestRingTurns(t *testing.T) {
 	}
 }
 
+// TestRingFlooded: what a sender has to say to stations that are known does not
+// wait behind, and is not lost for, what it says to unknown ones.
+func TestRingFlooded(t *testing.T) {
+	r := newRing(1 << 20)
+	for {
+		if n, _ := r.push([]Frame{{Data: make([]byte, 1500), Source: 1, Flooded: true}}); n == 0 {
+			break
+		}
+	}
+	if n, _ := r.push([]Frame{{Data: make([]byte, 300), Source: 1}}); n != 1 {
+		t.Fatal("a frame for a known station found no room")
+	}
+	views := make([]Frame, 64)
+	n, _ := r.peek(views)
+	known := 0
+	for _, f := range views[:n] {
+		if f.Source != 1 || f.Flooded != (len(f.Data) == 1500) {
+			t.Fatalf("a frame of %d bytes has source %d, flooded %v", len(f.Data), f.Source, f.Flooded)
+		}
+		if !f.Flooded {
+			known++
+		}
+	}
+	if known != 1 {
+		t.Error("a frame for a known station is not among the first")
+	}
+}
+
 // TestRingMemory: senders that take the queue one after the other leave it with
 // little more memory than it holds, and what the reader has stays as it is while
 // lanes move.

@@ -259,8 +259,9 @@ func (s *Switch) receive(p *swPort) {
 
 // Where a frame goes, if not to a slot.
 const (
-	toAll    = -1
-	toNobody = -2
+	toAll     = -1
+	toNobody  = -2
+	toUnknown = -3 // to all, since nobody knows the station that it is for
 )
 
 // forward sends a batch on, and says whether frames for one receiver found no
@@ -291,7 +292,7 @@ func (s *Switch) forwardAll(v *view, from *swPort, frames []Frame, now int64) (o
 		next := toNobody
 		if d := frames[i].Data; len(d) >= MinFrame {
 			vlan, _ := tagOf(d)
-			next = s.route(from, d, vlan, now, &last)
+			next = s.route(from, &frames[i], vlan, now, &last)
 		} else {
 			from.rxDropped.Add(1)
 		}
@@ -310,10 +311,13 @@ type lastRoute struct {
 }
 
 // route learns a frame's source in its VLAN and says where the frame goes.
-func (s *Switch) route(from *swPort, d []byte, vlan int, now int64, last *lastRoute) int {
-	dst, src := stations(d, vlan)
+func (s *Switch) route(from *swPort, f *Frame, vlan int, now int64, last *lastRoute) int {
+	dst, src := stations(f.Data, vlan)
 	if dst != last.dst || src != last.src || src == 0 {
 		*last = lastRoute{dst, src, s.find(from, dst, src, now)}
+	}
+	if f.Flooded = last.to == toUnknown; f.Flooded {
+		return toAll
 	}
 	return last.to
 }
@@ -330,7 +334,7 @@ func (s *Switch) find(from *swPort, dst, src uint64, now int64) int {
 	slot, ok := s.table.lookup(dst, oldest)
 	switch {
 	case !ok:
-		return toAll
+		return toUnknown
 	case slot == from.slot:
 		return toNobody
 	}

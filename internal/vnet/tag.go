@@ -87,7 +87,7 @@ func (r *retagger) apply(edit tagEdit, vlan int, frames []Frame) (made, rest []F
 	slab, n := r.slab, 0
 	for n < len(r.frames) && n < len(frames) && len(frames[n].Data)+tagLen <= len(slab) {
 		f := &r.frames[n]
-		f.Offload, f.Source = frames[n].Offload, frames[n].Source
+		f.Offload, f.Source, f.Flooded = frames[n].Offload, frames[n].Source, frames[n].Flooded
 		f.Data = retag(slab[:0], frames[n].Data, edit, vlan)
 		switch edit {
 		case pushTag:

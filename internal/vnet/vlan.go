@@ -198,7 +198,7 @@ func (s *Switch) routeVLAN(v *view, from *swPort, f *Frame, now int64, last *las
 		from.rxDropped.Add(1)
 		return nowhere
 	}
-	way := passage{to: s.route(from, f.Data, vlan, now, last), vlan: vlan, tag: tag}
+	way := passage{to: s.route(from, f, vlan, now, last), vlan: vlan, tag: tag}
 	if way.to >= 0 && (way.to >= len(v.rules) || v.rules[way.to] == nil || !v.rules[way.to].carries(vlan)) {
 		way.to = toAll // learned while the port's rules changed
 	}
