@@ -142,7 +142,7 @@ func (g *Gateway) affords(from guest, proto byte, dst netip.Addr, body []byte) b
 	case protoUDP:
 		return len(body) < 4 || binary.BigEndian.Uint16(body[2:]) != portDNS || !g.local[dst] || g.police.pays(from, costQuery)
 	case protoICMP, protoICMPv6:
-		return !g.local[dst] || g.police.pays(from, costPacket)
+		return !g.local[dst] || g.police.pays(from, costPacket*float64(1+len(body)/g.cfg.MTU)) // so many come back
 	}
 	return g.police.pays(from, costPacket) // netstack says that it does not know it
 }

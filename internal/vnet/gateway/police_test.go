@@ -116,6 +116,19 @@ func TestPoliceAsked(t *testing.T) {
 	}
 }
 
+// TestPoliceLong: who asks for a long answer pays for all of its fragments.
+func TestPoliceLong(t *testing.T) {
+	b := newBench(t, Config{})
+	gw := b.g.cfg.Gateway()
+	paid := 0
+	for b.g.affords(7, protoICMP, gw, make([]byte, 60000)) {
+		paid++
+	}
+	if most := policeBurst / 40; paid == 0 || paid > most {
+		t.Errorf("a guest gets %d long answers at once, want %d at most", paid, most)
+	}
+}
+
 // TestPoliceRuns: the reading is taken by itself, and ends.
 func TestPoliceRuns(t *testing.T) {
 	done := make(chan struct{})
