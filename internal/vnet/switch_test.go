@@ -469,3 +469,29 @@ func BenchmarkSwitch(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "frames/s")
 }
+
+// TestFlooded: receivers are told which frames went to all ports only since nobody
+// knew the station.
+func TestFlooded(t *testing.T) {
+	l := newLab(t, 3)
+	got := func(port int) (flooded bool) {
+		t.Helper()
+		bufs := vnet.NewBatch(1, vnet.MaxFrame)
+		if _, err := l.ends[port].ReadFrames(bufs); err != nil {
+			t.Fatal(err)
+		}
+		return bufs[0].Flooded
+	}
+	l.send(0, frame(mac(2), mac(1), "unknown"))
+	if !got(1) || !got(2) {
+		t.Error("a frame for an unknown station is not told")
+	}
+	l.send(1, frame([]byte{255, 255, 255, 255, 255, 255}, mac(2), "all"))
+	if got(0) || got(2) {
+		t.Error("a frame for all stations counts as one for an unknown one")
+	}
+	l.send(0, frame(mac(2), mac(1), "known"))
+	if got(1) {
+		t.Error("a frame for a known station counts as one for an unknown one")
+	}
+}
