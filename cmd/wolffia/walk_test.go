@@ -157,10 +157,10 @@ func (w *walk) console(text string) {
 		line = strings.TrimSuffix(line, "\n")
 		m := typedLine.FindStringSubmatch(line)
 		if m == nil {
-			x.out.within(w.t, 2*patience, `(?:^|[\r\n]|\x1b\[J)(?:\S+: )?`+expected(line))
+			x.out.within(w.t, bootPatience, `(?:^|[\r\n]|\x1b\[J)(?:\S+: )?`+expected(line))
 			continue
 		}
-		x.out.within(w.t, 2*patience, `(?:^|[\r\n]|\x1b\[J)`+regexp.QuoteMeta(m[1]))
+		x.out.within(w.t, bootPatience, `(?:^|[\r\n]|\x1b\[J)`+regexp.QuoteMeta(m[1]))
 		typed = m[2]
 		x.write(w.t, typed+"\r")
 		if !strings.HasSuffix(m[1], "assword: ") {
