@@ -142,7 +142,8 @@ func (p *police) run(ctx context.Context) {
 // gauge takes one reading, and says whether there are to be more. Of the guests
 // that have not come down to the least yet, those that ask most get less, in
 // proportion to how late the gateway is; when it is not, all get a little more
-// again.
+// again. Nobody gets less where no switch tells guests apart: it would be taken
+// from those that are to get more.
 func (p *police) gauge(late time.Duration) (more bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -157,7 +158,7 @@ func (p *police) gauge(late time.Duration) (more bool) {
 		b := &p.buckets[i]
 		if late <= gaugeLate {
 			b.slow = max(b.slow*0.95, 1)
-		} else if b.asked > askedLeast && b.asked >= most/2 {
+		} else if guest(i) != nobody && b.asked > askedLeast && b.asked >= most/2 {
 			b.slow = min(b.slow*min(float64(late)/float64(gaugeLate), 4), maxSlow)
 		}
 		if b.slow > 1 {

@@ -116,6 +116,20 @@ func TestPoliceAsked(t *testing.T) {
 	}
 }
 
+// TestPoliceNobody: where guests can't be told apart, a slow machine does not make
+// the gateway drop what they ask for.
+func TestPoliceNobody(t *testing.T) {
+	p := newPolice(func() bool { return true }, time.Unix(1e9, 0))
+	p.pays(nobody, policeLeast+1)
+	for range 10 {
+		p.pays(nobody, policeLeast)
+		p.gauge(time.Second)
+	}
+	if !p.pays(nobody, policeBurst/2) {
+		t.Error("nobody gets less")
+	}
+}
+
 // TestPoliceLong: who asks for a long answer pays for all of its fragments.
 func TestPoliceLong(t *testing.T) {
 	b := newBench(t, Config{})
