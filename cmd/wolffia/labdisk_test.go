@@ -188,6 +188,12 @@ func TestRunDisk(t *testing.T) {
 	if l.fileSum("data.qcow2") != qcow2 {
 		t.Error("an image was written to")
 	}
+	said := l.run(t, call{dir: l.dir}, "explain", "run", "--disk", "8M", "--disk", "data.qcow2", "--disk", "data.img", "--disk", "archive:raw:ro").out
+	for _, want := range []string{".disk1.img, a new one\n", ".disk2.img, a copy of " + filepath.Join(l.dir, "data.qcow2") + "\n", "data.img, of which it writes to a copy\n", "archive, to read\n"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("%q is not in\n%s", want, said)
+		}
+	}
 }
 
 // TestLabDiskChanges changes what the file says of disks, and has a machine's

@@ -143,8 +143,13 @@ func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []s
 	if r.kernel != nil {
 		x.Machine.Kernel, x.Machine.Release = spec.Kernel, r.kernel.Release
 	}
-	for _, d := range spec.Disks {
-		x.Machine.Disks = append(x.Machine.Disks, d.Path+diskNote(d))
+	own := len(spec.Disks) - len(m.Disks) // that of the root
+	for i, d := range spec.Disks {
+		k := lab.Disk{}
+		if i >= own {
+			k = m.Disks[i-own]
+		}
+		x.Machine.Disks = append(x.Machine.Disks, d.Path+diskNote(d, k))
 	}
 	for i, s := range spec.Shares {
 		text := s.Path + " at " + m.Shares[i].To
@@ -159,9 +164,14 @@ func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []s
 	return x.show(env, o.json)
 }
 
-// diskNote says what a machine can do to a disk's image.
-func diskNote(d machine.Disk) string {
+// diskNote says what an image is of, if it is not the person's own, or what a
+// machine can do to it; k is the disk in the file, if it is there.
+func diskNote(d machine.Disk, k lab.Disk) string {
 	switch {
+	case d.Persistent && !k.InPlace && k.From == "":
+		return ", a new one"
+	case d.Persistent && !k.InPlace:
+		return ", a copy of " + k.From
 	case d.ReadOnly:
 		return ", to read"
 	case d.Persistent:

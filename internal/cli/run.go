@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
-	"slices"
 	"sync"
 	"time"
 
@@ -150,21 +149,10 @@ func (o *runOptions) boot(ctx context.Context, env Env, sig *signals, cfg superv
 	} else {
 		err = o.command(ctx, env, sig, session, screen, argv)
 	}
-	if slices.ContainsFunc(cfg.Disks, func(d machine.Disk) bool { return d.Persistent && !d.ReadOnly }) {
-		shutDown(ctx, session)
-	}
 	if errors.Is(err, unix.EPIPE) {
 		return statusError(128 + unix.SIGPIPE)
 	}
 	return err
-}
-
-// shutDown ends a machine as its own poweroff would: what it wrote to an image of
-// the person's reaches that, and file systems there are left clean.
-func shutDown(ctx context.Context, s *supervisor.Session) {
-	stopping, cancel := context.WithTimeout(ctx, supervisor.StopPatience)
-	defer cancel()
-	_ = s.Machine().Stop(stopping) // one that had to be killed has ended, too
 }
 
 // console joins the terminal to the machine's console.
@@ -175,6 +163,7 @@ func (o *runOptions) console(ctx context.Context, env Env, s *supervisor.Session
 	screen.Pause()
 	err := attach(ctx, env, s.Console(), endConsole, true)
 	if errors.Is(err, errEscape) {
+		s.Settle(ctx, nil)
 		return nil
 	}
 	if err != nil {
@@ -216,6 +205,9 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 	}
 	status, err := r.run(running, sig, client, o.tty, o.noTTY)
 	broken := after()
+	if err == nil {
+		s.Settle(ctx, client)
+	}
 	switch {
 	case err == nil && broken != nil:
 		return broken
