@@ -205,8 +205,11 @@ func flagError(cmd *cobra.Command, err error) error {
 	if len(given) == 1 {
 		dashes = "-"
 	}
-	return usagef("unknown flag %s%s of %s%s", dashes, given, cmd.CommandPath(),
-		didYouMean(near, "see "+cmd.CommandPath()+" --help"))
+	otherwise := "see " + cmd.CommandPath() + " --help"
+	if strings.Contains(cmd.Use, "-- ") {
+		otherwise = "those of the command go behind --; " + otherwise
+	}
+	return usagef("unknown flag %s%s of %s%s", dashes, given, cmd.CommandPath(), didYouMean(near, otherwise))
 }
 
 // failure is an error's JSON form: the last line on standard error, where the

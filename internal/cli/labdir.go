@@ -344,7 +344,7 @@ func (o *labOptions) find(env Env) (labDir, error) {
 	case len(labs) == 0:
 		return labDir{}, errors.New("no lab is up; write a wolffia.yaml (wolffia init makes one), and start it with: wolffia up")
 	}
-	return labDir{}, usagef("several labs are up, and there is no %s here; name one with --lab: %v", fileName, labNames(labs))
+	return labDir{}, usagef("several labs are up, and there is no %s here; name one with --lab: %s", fileName, strings.Join(labNames(labs), ", "))
 }
 
 func (o *labOptions) byName(env Env) (labDir, error) {
@@ -362,7 +362,10 @@ func (o *labOptions) byName(env Env) (labDir, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return labDir{}, usagef("no lab called %q is up; those that are: %v", o.lab, labNames(labs))
+		if len(labs) == 0 {
+			return labDir{}, usagef("no lab called %q is up, nor any other one", o.lab)
+		}
+		return labDir{}, usagef("no lab called %q is up; those that are: %s", o.lab, strings.Join(labNames(labs), ", "))
 	}
 	return labDir{}, usagef("several labs are called %q; name its file with -f", o.lab)
 }

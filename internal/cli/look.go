@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -26,7 +27,8 @@ func newConsole(env Env) *cobra.Command {
 		Short: "Join the console of a machine of the lab",
 		Long: `Shows what the machine's console says, its last output first, and types what is typed.
 Several may look on and type at the same time. Ctrl-] and then q leaves; the machine
-goes on, and so does the view when the machine restarts.`,
+goes on, and so does the view when the machine restarts. Of a machine that is stopped,
+or waits for another one, it says so, and waits for its start.`,
 		Example: "  wolffia console alice",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -64,6 +66,15 @@ func watchConsole(ctx context.Context, env Env, lab *api.Client, name string) er
 		return fromSupervisor(err)
 	}
 	defer conn.Close()
+	newline := "\n"
+	if xterm.IsTerminal(int(env.Stdin.Fd())) { // which is in raw mode meanwhile
+		newline = "\r\n"
+	}
+	looking, left := context.WithCancel(ctx)
+	var telling sync.WaitGroup
+	telling.Go(func() { tellStates(looking, lab, name, env.Stderr, newline) })
+	defer telling.Wait()
+	defer left()
 	err = attach(ctx, env, &labConsole{conn, ctx, lab, name}, leaveConsole, false)
 	if errors.Is(err, errEscape) {
 		return nil
@@ -77,8 +88,8 @@ func newLogs(env Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs [MACHINE]",
 		Short: "Show what the console of a machine of the lab said",
-		Long: `Shows what the machine's console has said, of all of its lives; with --follow also what
-it will say, until interrupted. Of a lab that is dead or down the logs are still there.
+		Long: `Shows what the machine's console has said, of all of its lives, up to the last 8 MiB or
+more; with --follow also what it will say, until interrupted. Of a lab that is dead or down the logs are still there.
 Without a machine it shows the supervisor's own.`,
 		Example: "  wolffia logs alice\n  wolffia logs -F alice | grep -i oops",
 		RunE: func(cmd *cobra.Command, args []string) error {

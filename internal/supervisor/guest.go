@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"wolffia/internal/access"
 	"wolffia/internal/event"
 	"wolffia/internal/image/cpio"
@@ -108,7 +110,7 @@ func startGuest(ctx context.Context, cfg Config, open func() (networks, error)) 
 	s := &Guest{cfg: cfg, keys: keys}
 	spec, err := s.spec()
 	if err != nil {
-		return nil, err
+		return nil, noRoom(cfg, err)
 	}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	var nets networks
@@ -116,6 +118,7 @@ func startGuest(ctx context.Context, cfg Config, open func() (networks, error)) 
 	var opening sync.WaitGroup
 	opening.Go(func() { nets, opened = open() })
 	s.machine, err = cfg.Backend.Start(s.ctx, spec)
+	err = noRoom(cfg, err)
 	opening.Wait()
 	if opened != nil {
 		err = opened
@@ -132,6 +135,17 @@ func startGuest(ctx context.Context, cfg Config, open func() (networks, error)) 
 		s.boot.take(stageReady, "")
 	}
 	return s, nil
+}
+
+// noRoom says of a machine that could not start because a disk is full what helps.
+func noRoom(cfg Config, err error) error {
+	if !errors.Is(err, unix.ENOSPC) || errors.As(err, new(*machine.StartError)) {
+		return err
+	}
+	return &machine.StartError{
+		Machine: cfg.Machine.Name, Stage: "start", Cause: "it could not be started", Err: err,
+		Fix: "make room where " + cfg.Dir + " is, or set XDG_RUNTIME_DIR or TMPDIR to a folder with more",
+	}
 }
 
 func (s *Guest) patience() time.Duration {

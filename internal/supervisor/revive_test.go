@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"wolffia/internal/lab"
 	"wolffia/internal/machine"
 )
 
@@ -184,5 +188,19 @@ func TestFollowFromTheBeginning(t *testing.T) {
 	f.Close()
 	if n, err := f.Read(got); n != 0 || err != io.EOF {
 		t.Errorf("%d, %v", n, err)
+	}
+}
+
+// TestNoRoom: a machine that could not start on a full disk was reported without
+// what helps.
+func TestNoRoom(t *testing.T) {
+	full := &os.PathError{Op: "write", Path: "/run/identity.cpio", Err: unix.ENOSPC}
+	cfg := Config{Machine: &lab.Machine{Name: "anna"}, Dir: "/run/anna"}
+	var start *machine.StartError
+	if err := noRoom(cfg, full); !errors.As(err, &start) || !strings.Contains(start.Fix, "/run/anna") || !errors.Is(err, unix.ENOSPC) {
+		t.Error(err)
+	}
+	if err := noRoom(cfg, os.ErrPermission); err != os.ErrPermission {
+		t.Error(err)
 	}
 }
