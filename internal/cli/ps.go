@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -143,10 +145,25 @@ func showLabs(env Env, labs []labStatus) error {
 		}
 	}
 	w.Flush()
-	for _, n := range notes {
+	for _, n := range append(notes, namesakes(labs)...) {
 		out.printf("%s\n", n)
 	}
 	return out.show(env)
+}
+
+// namesakes tells apart, by their files and in the order of the list, labs that
+// have the same name.
+func namesakes(labs []labStatus) (notes []string) {
+	files := map[string][]string{}
+	for _, l := range labs {
+		files[l.Name] = append(files[l.Name], l.File)
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if of := files[name]; len(of) > 1 {
+			notes = append(notes, fmt.Sprintf("labs called %s, in this order: %s; name one with -f", name, strings.Join(of, ", ")))
+		}
+	}
+	return notes
 }
 
 // age is how long ago something was, in one unit.
