@@ -104,7 +104,11 @@ func TestRunShare(t *testing.T) {
 	if o.out != "of work\nof fixed\n" || l.hostFile("work/new") != "new\n" {
 		t.Error(o)
 	}
+	if err := os.Mkdir(filepath.Join(l.dir, "closed"), 0); err != nil {
+		t.Fatal(err)
+	}
 	for text, want := range map[string]string{
+		"closed:/mnt":        "you may not look into " + filepath.Join(l.dir, "closed"),
 		"work":               "write it as ./src:/mnt/src",
 		"work:mnt":           `path "mnt" must start with a slash`,
 		"work:/":             "the machine's root, which nothing goes over",

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
 	"wolffia/internal/lab"
 )
 
@@ -78,6 +80,7 @@ func (l *labFile) checkPaths(env Env) error {
 	return nil
 }
 
+// wantFolder looks whether path is a folder that can be read.
 func wantFolder(path string) error {
 	info, err := os.Stat(path)
 	switch {
@@ -87,6 +90,9 @@ func wantFolder(path string) error {
 		return err
 	case !info.IsDir():
 		return fmt.Errorf("%s is no folder", path)
+	}
+	if err := unix.Access(path, unix.R_OK|unix.X_OK); err != nil {
+		return fmt.Errorf("you may not look into %s: %w", path, err)
 	}
 	return nil
 }

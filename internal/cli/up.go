@@ -205,7 +205,7 @@ func (o *upOptions) show(ctx context.Context, env Env, c *api.Client, d labDir, 
 		out.printf("%s\n", s)
 	}
 	if len(steps) == 0 {
-		out.printf("nothing: the lab is what the file says, but for files of images\n")
+		out.printf("nothing: the lab is as the file says; up itself sees whether files that go into images have changed\n")
 	}
 	return out.show(env)
 }

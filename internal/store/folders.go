@@ -51,7 +51,7 @@ func xdg(getenv func(string) string, own, base, rel string) (string, error) {
 	if d := getenv("HOME"); filepath.IsAbs(d) {
 		return filepath.Join(d, rel, "wolffia"), nil
 	}
-	return "", fmt.Errorf("no home folder is known: set HOME, or %s to a folder that can be written", own)
+	return "", errors.New("no home folder is known: set HOME, or both WOLFFIA_CACHE and WOLFFIA_STATE to folders that can be written")
 }
 
 func tempDir(getenv func(string) string) string {
