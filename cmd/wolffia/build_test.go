@@ -126,7 +126,7 @@ func TestPush(t *testing.T) {
 func TestPackageNamesComplete(t *testing.T) {
 	parallel(t)
 	p := newPerson(t)
-	p.run(t, call{limit: cold}, "explain", "image", "-q", "-p", "busybox-static")
+	p.run(t, call{program: p.plain(t), limit: cold}, "explain", "image", "-q", "-p", "busybox-static")
 	for args, want := range map[string]string{
 		"run -p busybox-stat":                    "busybox-static\n:4\n",
 		"build --package=busybox-stat":           "busybox-static\n:4\n",
