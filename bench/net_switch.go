@@ -360,33 +360,25 @@ const iperfPort = "5201"
 
 // between measures TCP between two namespaces.
 func (b *bench) between(program switchProgram) sampler {
-	return func(ctx context.Context) ([]float64, error) {
-		path, stop, err := b.startSwitch(ctx, program)
+	return b.withServer(program, func(ctx context.Context, path string) ([]float64, error) {
+		near, stop, err := plugNamespace(ctx, path, guestAddr)
 		if err != nil {
 			return nil, err
 		}
 		defer stop()
-		far, stopFar, err := plugNamespace(ctx, path, hostAtGW)
-		if err != nil {
-			return nil, err
-		}
-		defer stopFar()
-		near, stopNear, err := plugNamespace(ctx, path, guestAddr)
-		if err != nil {
-			return nil, err
-		}
-		defer stopNear()
-		stopServer, err := b.iperfServerIn(ctx, far)
-		if err != nil {
-			return nil, err
-		}
-		defer stopServer()
 		return b.iperfIn(near, iperfPort)(ctx)
-	}
+	})
 }
 
 // emulated measures TCP between an emulated PC and a namespace.
 func (b *bench) emulated(program switchProgram, p *pc) sampler {
+	return b.withServer(program, func(ctx context.Context, path string) ([]float64, error) {
+		return b.qemu(ctx, p, iperfPort, nil, "vde,id=n0,sock="+path)
+	})
+}
+
+// withServer measures on a switch, at path, that has a namespace with a server.
+func (b *bench) withServer(program switchProgram, measure func(ctx context.Context, path string) ([]float64, error)) sampler {
 	return func(ctx context.Context) ([]float64, error) {
 		path, stop, err := b.startSwitch(ctx, program)
 		if err != nil {
@@ -403,6 +395,6 @@ func (b *bench) emulated(program switchProgram, p *pc) sampler {
 			return nil, err
 		}
 		defer stopServer()
-		return b.qemu(ctx, p, iperfPort, nil, "vde,id=n0,sock="+path)
+		return measure(ctx, path)
 	}
 }

@@ -139,17 +139,21 @@ func TestDialEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// shellServer is an ssh server that runs what it is asked to with sh, and
-// refuses long command lines as dropbear does.
-func shellServer(t *testing.T, conn net.Conn, keys Keys) {
+// letIn is the server's side of a login, which asks for nothing.
+func letIn(conn net.Conn, keys Keys) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
 	cfg := &ssh.ServerConfig{NoClientAuth: true}
 	signer, err := ssh.NewSignerFromKey(keys.Host)
 	if err != nil {
-		t.Error(err)
-		return
+		return nil, nil, nil, err
 	}
 	cfg.AddHostKey(signer)
-	_, channels, requests, err := ssh.NewServerConn(conn, cfg)
+	return ssh.NewServerConn(conn, cfg)
+}
+
+// shellServer is an ssh server that runs what it is asked to with sh, and
+// refuses long command lines as dropbear does.
+func shellServer(t *testing.T, conn net.Conn, keys Keys) {
+	_, channels, requests, err := letIn(conn, keys)
 	if err != nil {
 		t.Error(err)
 		return

@@ -6,21 +6,12 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
 // frozenServer lets in and starts what it is asked to start, and then hangs: it
 // reads nothing, so that what is sent to it stays where it is.
 func frozenServer(t *testing.T, conn net.Conn, keys Keys) {
-	cfg := &ssh.ServerConfig{NoClientAuth: true}
-	signer, err := ssh.NewSignerFromKey(keys.Host)
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	cfg.AddHostKey(signer)
-	c, channels, _, err := ssh.NewServerConn(conn, cfg) // requests that nobody takes hold up all that follows
+	c, channels, _, err := letIn(conn, keys) // requests that nobody takes hold up all that follows
 	if err != nil {
 		t.Error(err)
 		return
