@@ -17,7 +17,7 @@ import (
 // can understand each with what comes before it, and no cycle of meaning
 // (a format that knows a command, a switch that knows a lab) can grow.
 var layers = []string{
-	"tree event host spell tooltest",
+	"tree event host spell stall tooltest",
 	"tree/treetest tree/hostdir",
 	"store",
 	"image/compress image/mbr image/xz image/finding",

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/http/httpproxy"
 
 	"wolffia/internal/event"
+	"wolffia/internal/stall"
 )
 
 // StatusError is an answer of a mirror that is neither the file nor a redirect.
@@ -159,8 +160,8 @@ func (f *fetcher) open(ctx context.Context, uri string, header http.Header) (*an
 		return openLocal(uri, p)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	stall := &StallError{URL: uri, Idle: f.idle}
-	timer := time.AfterFunc(f.idle, func() { cancel(stall) })
+	silent := &StallError{URL: uri, Idle: f.idle}
+	timer := time.AfterFunc(f.idle, func() { cancel(silent) })
 	end := func() { timer.Stop(); cancel(nil) }
 
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
@@ -175,9 +176,9 @@ func (f *fetcher) open(ctx context.Context, uri string, header http.Header) (*an
 	resp, err := f.client.Do(req)
 	if err != nil {
 		defer end()
-		return nil, classify(ctx, stall, err)
+		return nil, classify(ctx, silent, err)
 	}
-	body := &idleBody{ctx: ctx, stall: stall, r: resp.Body, timer: timer, end: end}
+	body := &idleBody{ctx: ctx, stall: silent, r: resp.Body, timer: timer, end: end, rate: stall.Rate{Idle: f.idle}}
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusPartialContent, http.StatusNotModified:
 		timer.Reset(f.idle)
@@ -229,22 +230,15 @@ func errRedirectOf(err error) error {
 	return err
 }
 
-// leastRate is how many bytes a second a file has to come at, on the average of
-// the time that nothing may come: what is left of the slowest modem to each of
-// six files. Below it lies what only seems to be alive.
-const leastRate = 256
-
 // idleBody is a response's body under the watch of a timer, which each read
-// that gives something winds up again, and of leastRate.
+// that gives something winds up again, and of its rate.
 type idleBody struct {
 	ctx   context.Context
 	stall *StallError
 	r     io.ReadCloser
 	timer *time.Timer
 	end   func()
-
-	waited time.Duration // in reads since the rate was looked at last
-	came   int64         // bytes meanwhile
+	rate  stall.Rate
 }
 
 func (b *idleBody) Read(p []byte) (int, error) {
@@ -256,13 +250,8 @@ func (b *idleBody) Read(p []byte) (int, error) {
 	if err != nil && err != io.EOF {
 		return n, classify(b.ctx, b.stall, err)
 	}
-	b.waited += time.Since(begun) // not what the reader takes for itself
-	b.came += int64(n)
-	if b.waited >= b.stall.Idle {
-		if err == nil && float64(b.came) < leastRate*b.waited.Seconds() {
-			return n, &StallError{URL: b.stall.URL, Idle: b.waited.Round(time.Millisecond), Came: b.came}
-		}
-		b.waited, b.came = 0, 0
+	if waited, came, stalled := b.rate.Add(time.Since(begun), n); stalled && err == nil {
+		return n, &StallError{URL: b.stall.URL, Idle: waited.Round(time.Millisecond), Came: came}
 	}
 	return n, err
 }

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"wolffia/internal/stall"
 )
 
 // impatient is a transport that gives up an answer of which nothing, or too
@@ -14,11 +16,6 @@ type impatient struct {
 	http.RoundTripper
 	idle time.Duration
 }
-
-// leastRate is how many bytes a second an answer has to come at, on the average
-// of the time that nothing may come: slower than any modem. Below it lies what
-// only seems to be alive.
-const leastRate = 256
 
 // StallError says that a registry sent nothing for too long, or next to nothing.
 type StallError struct {
@@ -44,24 +41,22 @@ func (t *impatient) RoundTrip(q *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	stall := &StallError{Host: q.URL.Host, Idle: t.idle}
-	b := &idleBody{ReadCloser: resp.Body, ctx: ctx, stall: stall, end: cancel}
-	b.timer = time.AfterFunc(t.idle, func() { cancel(stall) })
+	silent := &StallError{Host: q.URL.Host, Idle: t.idle}
+	b := &idleBody{ReadCloser: resp.Body, ctx: ctx, stall: silent, end: cancel, rate: stall.Rate{Idle: t.idle}}
+	b.timer = time.AfterFunc(t.idle, func() { cancel(silent) })
 	resp.Body = b
 	return resp, nil
 }
 
 // idleBody is an answer's body under the watch of a timer, which each read that
-// gives something winds up again, and of leastRate.
+// gives something winds up again, and of its rate.
 type idleBody struct {
 	io.ReadCloser
 	ctx   context.Context
 	stall *StallError
 	timer *time.Timer
 	end   context.CancelCauseFunc
-
-	waited time.Duration // in reads since the rate was looked at last
-	came   int64         // bytes meanwhile
+	rate  stall.Rate
 }
 
 func (b *idleBody) Read(p []byte) (int, error) {
@@ -76,13 +71,8 @@ func (b *idleBody) Read(p []byte) (int, error) {
 		}
 		return n, err
 	}
-	b.waited += time.Since(begun) // not what the reader takes for itself
-	b.came += int64(n)
-	if b.waited >= b.stall.Idle {
-		if err == nil && float64(b.came) < leastRate*b.waited.Seconds() {
-			return n, &StallError{Host: b.stall.Host, Idle: b.waited.Round(time.Millisecond), Came: b.came}
-		}
-		b.waited, b.came = 0, 0
+	if waited, came, stalled := b.rate.Add(time.Since(begun), n); stalled && err == nil {
+		return n, &StallError{Host: b.stall.Host, Idle: waited.Round(time.Millisecond), Came: came}
 	}
 	return n, err
 }
