@@ -346,8 +346,8 @@ func (p *person) guest(t testing.TB, script string, flags ...string) string {
 	return p.run(t, call{}, append(args, "--", "sh", "-ec", script)...).out
 }
 
-// filledCache is a cache in which the default image and its kernel are, as
-// both builds of wolffia make them.
+// filledCache is a cache in which the images are that most tests use, with
+// their kernels, as wolffia makes them without the race detector.
 var filledCache = sync.OnceValues(func() (string, error) {
 	plain, err := plainProgram()
 	if err != nil {
@@ -358,11 +358,29 @@ var filledCache = sync.OnceValues(func() (string, error) {
 	if err := p.own(p.home, p.tmp, p.cache); err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*cold)
 	defer cancel()
-	for _, c := range []call{{program: plain}, {}} {
-		if out, err := p.command(ctx, c, "run", "--", "true").CombinedOutput(); err != nil {
-			return "", fmt.Errorf("fill the cache: %w\n%s", err, out)
+	fill := func(args ...string) error {
+		if out, err := p.command(ctx, call{program: plain}, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("fill the cache: %w\n%s", err, out)
+		}
+		return nil
+	}
+	if err := fill("run", "--", "true"); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(p.home, "wolffia.yaml"), []byte(small+`machines:
+  uml: {}
+  umldisk: {root: disk}
+  qemu: {backend: qemu}
+  qemudisk: {backend: qemu, root: disk}
+  arm64: {backend: qemu, arch: arm64}
+`), 0o644); err != nil {
+		return "", err
+	}
+	for _, machine := range []string{"uml", "umldisk", "qemu", "qemudisk", "arm64"} {
+		if err := fill("explain", "run", machine); err != nil {
+			return "", err
 		}
 	}
 	return p.cache, nil
