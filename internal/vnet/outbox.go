@@ -10,9 +10,15 @@ import (
 // goroutine moves the frames on to the port. When the queue is full the newest
 // frames are dropped and counted. Frames with an [Offload] that the port can't
 // take are segmented on the way.
+//
+// A few frames that find the queue empty go to a port that is [Prompt] at once,
+// in the writer's goroutine: waking another one, and copying them, is more work
+// than sending them. Many at a time are queued, so that a sender that keeps one
+// processor busy with reading has another one send.
 type Outbox struct {
 	port    Port
-	ring    *ring // nil: the port needs no queue
+	prompt  Prompt // nil if the port is not
+	ring    *ring  // nil: the port needs no queue
 	split   bool
 	wg      sync.WaitGroup
 	sent    atomic.Uint64
@@ -32,6 +38,7 @@ func NewOutbox(port Port, size int) *Outbox {
 		size = DefaultQueue
 	}
 	o.ring = newRing(size)
+	o.prompt, _ = port.(Prompt)
 	o.wg.Add(1)
 	go func() {
 		defer o.wg.Done()
@@ -44,11 +51,16 @@ func NewOutbox(port Port, size int) *Outbox {
 // the number.
 func (o *Outbox) Write(frames []Frame) (dropped int) {
 	var n int
-	if o.ring != nil {
-		n, _ = o.ring.push(frames)
-	} else {
+	switch {
+	case o.ring == nil:
 		n, _ = o.port.WriteFrames(frames)
 		o.count(frames[:n])
+	case o.prompt != nil && len(frames) <= few && !(o.split && anyOffload(frames)) && o.ring.pass():
+		n = o.prompt.TryWriteFrames(frames)
+		o.count(frames[:n])
+		n += o.ring.rejoin(frames[n:])
+	default:
+		n, _ = o.ring.push(frames)
 	}
 	if dropped = len(frames) - n; dropped > 0 {
 		o.dropped.Add(uint64(dropped))
@@ -72,7 +84,10 @@ func (o *Outbox) Close() {
 	o.wg.Wait()
 }
 
-const batchLen = 64
+const (
+	batchLen = 64
+	few      = 16 // frames that are sent past the queue
+)
 
 func (o *Outbox) run() {
 	var views [batchLen]Frame

@@ -79,6 +79,15 @@ type Offloader interface{ Offloads() bool }
 // Nobody needs a queue before it.
 type Direct interface{ Direct() bool }
 
+// Prompt is a Port that can be asked to send what can be sent without waiting.
+type Prompt interface {
+	// TryWriteFrames sends the first frames, as many as the peer has room for
+	// now, and says how many; the others are the caller's still. It gives 0 as
+	// well where it can't tell, or where the port is closed. It is a call of
+	// WriteFrames otherwise: nobody makes both at the same time.
+	TryWriteFrames(frames []Frame) int
+}
+
 func offloads(p Port) bool {
 	o, ok := p.(Offloader)
 	return ok && o.Offloads()

@@ -29,6 +29,7 @@ type ring struct {
 	lanes  []lane // by laneOf
 	turns  []int  // the lanes with frames that have not been peeked at, the next one first
 	peeked []int  // the lanes whose frames the reader has
+	passed bool   // a writer goes past the queue, which is empty, or was when it began
 	closed bool
 }
 
@@ -64,6 +65,33 @@ func (r *ring) push(frames []Frame) (int, error) {
 	r.mu.Unlock()
 	r.signal()
 	return n, nil
+}
+
+// pass says whether a writer may do itself what the reader would, since nothing
+// is queued and the reader waits. It has to call rejoin then.
+func (r *ring) pass() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.passed || r.closed || r.used > 0 {
+		return false
+	}
+	r.passed = true
+	return true
+}
+
+// rejoin lets the reader work again, and queues what the writer has left over.
+func (r *ring) rejoin(frames []Frame) (n int) {
+	r.mu.Lock()
+	r.passed = false
+	for !r.closed && n < len(frames) && r.put(&frames[n]) {
+		n++
+	}
+	look := r.used > 0 || r.closed
+	r.mu.Unlock()
+	if look {
+		r.signal()
+	}
+	return n
 }
 
 func (r *ring) put(f *Frame) bool {
@@ -294,6 +322,9 @@ func (r *ring) peek(dst []Frame) (int, error) {
 func (r *ring) tryPeek(dst []Frame) (n int, closed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.passed { // rejoin will wake the reader
+		return 0, false
+	}
 	for n < len(dst) && len(r.turns) > 0 {
 		number := r.turns[0]
 		l := &r.lanes[number]

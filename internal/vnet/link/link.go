@@ -224,6 +224,17 @@ func (l *Link) WriteFrames(frames []vnet.Frame) (int, error) {
 	return n, err
 }
 
+// TryWriteFrames implements [vnet.Prompt], for a plain wire.
+func (l *Link) TryWriteFrames(frames []vnet.Frame) int {
+	prompt, ok := l.port.(vnet.Prompt)
+	if !ok || l.writes.mode.Load() != nil {
+		return 0
+	}
+	n := prompt.TryWriteFrames(frames)
+	l.writes.count(frames[:n])
+	return n
+}
+
 // ReadFrames implements [vnet.Port].
 func (l *Link) ReadFrames(bufs []vnet.Frame) (int, error) {
 	h := &l.reads

@@ -50,6 +50,42 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// prompt is a card that takes all frames at once.
+type prompt struct{ sink }
+
+func (prompt) TryWriteFrames(frames []vnet.Frame) int { return len(frames) }
+
+// TestPrompt: frames get past a link at once only where it does nothing to them.
+func TestPrompt(t *testing.T) {
+	frames := []vnet.Frame{{Data: make([]byte, 60)}, {Data: make([]byte, 100)}}
+	if n := New(sink{}, Options{}).TryWriteFrames(frames); n != 0 {
+		t.Errorf("%d frames got past a link to a card that is not prompt", n)
+	}
+	l := New(prompt{}, Options{})
+	defer l.Close()
+	try := func(want int, state string) {
+		t.Helper()
+		if n := l.TryWriteFrames(frames); n != want {
+			t.Errorf("%d frames got past a link that is %s, want %d", n, state, want)
+		}
+	}
+	try(2, "plain")
+	remove := l.Observe(nobody{})
+	try(0, "observed")
+	remove()
+	l.SetUp(false)
+	try(0, "down")
+	l.SetUp(true)
+	try(2, "up again")
+	if err := l.SetImpairment(In, Impairment{Delay: time.Millisecond}); err != nil {
+		t.Fatal(err)
+	}
+	try(0, "impaired")
+	if st := l.Stats(In); st.Frames != 4 || st.Bytes != 320 {
+		t.Errorf("it counts %+v", st)
+	}
+}
+
 type nobody struct{}
 
 func (nobody) Observe(vnet.Observation) {}

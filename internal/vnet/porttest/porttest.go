@@ -210,6 +210,43 @@ func testClosed(t *testing.T, pair Pair) {
 	}
 }
 
+// RunPrompt checks a kind of port that is [vnet.Prompt], and whose cable loses
+// nothing: it takes frames until the peer has no room, never waits, and loses
+// and swaps none of those that it took.
+func RunPrompt(t *testing.T, pair Pair) {
+	a, b := open(t, pair)
+	prompt, ok := a.(vnet.Prompt)
+	if !ok {
+		t.Fatalf("%T does not write without waiting", a)
+	}
+	took := uint32(0)
+	for refused := 0; refused < 3; {
+		if took > 1<<20 {
+			t.Fatal("there is room for everything, and nobody reads")
+		}
+		n := prompt.TryWriteFrames(frames(Frame(took, 60), Frame(took+1, 1514), Frame(took+2, 700)))
+		if took += uint32(n); n == 0 {
+			refused++
+		}
+	}
+	if took == 0 {
+		t.Fatal("it takes nothing, though the peer has room")
+	}
+	r := newReader(t, b, 16, vnet.MaxFrame)
+	for want := range took {
+		if got := binary.BigEndian.Uint32(r.next()[14:]); got != want {
+			t.Fatalf("got frame %d, want %d of %d", got, want, took)
+		}
+	}
+	if n := prompt.TryWriteFrames(frames(Frame(1, 60))); n != 1 {
+		t.Error("it takes nothing, though all was read")
+	}
+	a.Close()
+	if n := prompt.TryWriteFrames(frames(Frame(1, 60))); n != 0 {
+		t.Errorf("it took %d frames after Close", n)
+	}
+}
+
 func testAllocs(t *testing.T, pair Pair) {
 	a, b := open(t, pair)
 	fs := frames(Frame(1, 1514), Frame(2, 1514), Frame(3, 1514), Frame(4, 1514))

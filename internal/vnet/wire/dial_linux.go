@@ -339,6 +339,17 @@ func (v *VDE) WriteFrames(frames []vnet.Frame) (int, error) {
 	return sent, nil
 }
 
+// TryWriteFrames implements [vnet.Prompt].
+func (v *VDE) TryWriteFrames(frames []vnet.Frame) int {
+	for i := range frames {
+		if len(frames[i].Data) > v.max {
+			frames = frames[:i] // WriteFrames counts it
+			break
+		}
+	}
+	return v.FD.TryWriteFrames(frames)
+}
+
 func (v *VDE) hangUp() {
 	v.FD.Close()
 	v.ctl.Close()

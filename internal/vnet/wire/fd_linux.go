@@ -84,7 +84,7 @@ func NewFD(file *os.File) (*FD, error) {
 		f.file.Close()
 		return nil, fmt.Errorf("make a port of %s: %w", file.Name(), err)
 	}
-	f.rd.try, f.wr.try = f.rd.recv, f.wr.send
+	f.rd.try, f.wr.try, f.wr.once = f.rd.recv, f.wr.send, f.wr.sendNow
 	return f, nil
 }
 
@@ -176,6 +176,18 @@ func (f *FD) WriteFrames(frames []vnet.Frame) (int, error) {
 	return sent, nil
 }
 
+// TryWriteFrames implements [vnet.Prompt].
+func (f *FD) TryWriteFrames(frames []vnet.Frame) int {
+	if f.wr.prepare(frames, false) == 0 {
+		return 0
+	}
+	f.wr.done = 0
+	if err := f.conn.Write(f.wr.once); err != nil {
+		return 0
+	}
+	return f.wr.done
+}
+
 // Close implements [vnet.Port].
 func (f *FD) Close() error {
 	f.closed.Store(true)
@@ -212,6 +224,7 @@ type mmsg struct {
 	done  int // by the last call
 	errno syscall.Errno
 	try   func(fd uintptr) bool
+	once  func(fd uintptr) bool // never has the poller asked
 }
 
 // prepare points the block at the frames: at their capacity to read into, at
@@ -245,6 +258,11 @@ func (m *mmsg) do(wait func(func(uintptr) bool) error) error {
 
 func (m *mmsg) recv(fd uintptr) bool { return m.call(unix.SYS_RECVMMSG, fd) }
 func (m *mmsg) send(fd uintptr) bool { return m.call(unix.SYS_SENDMMSG, fd) }
+
+func (m *mmsg) sendNow(fd uintptr) bool {
+	m.send(fd)
+	return true
+}
 
 // call says whether the poller need not be asked.
 func (m *mmsg) call(nr, fd uintptr) bool {

@@ -482,6 +482,14 @@ func (p *plugged) WriteFrames(frames []vnet.Frame) (int, error) {
 	return n, err
 }
 
+// TryWriteFrames implements [vnet.Prompt].
+func (p *plugged) TryWriteFrames(frames []vnet.Frame) int {
+	if prompt, ok := p.Port.(vnet.Prompt); ok {
+		return prompt.TryWriteFrames(frames)
+	}
+	return 0
+}
+
 // Close implements [vnet.Port].
 func (p *plugged) Close() error {
 	p.once.Do(func() {

@@ -353,10 +353,26 @@ func TestDialVDESwitchPort(t *testing.T) {
 }
 
 func TestVDEPort(t *testing.T) {
-	porttest.Run(t, func(t *testing.T) (a, b vnet.Port) {
+	pair := func(t *testing.T) (a, b vnet.Port) {
 		g := newGate()
 		l := serveVDE(t, g, g.options())
 		v := dialVDE(t, l.Path(), wire.VDEOptions{MaxFrame: vnet.MaxFrame})
 		return v, g.next(t).port
+	}
+	porttest.Run(t, pair)
+	t.Run("prompt", func(t *testing.T) { porttest.RunPrompt(t, pair) })
+	t.Run("prompt, our side", func(t *testing.T) {
+		porttest.RunPrompt(t, func(t *testing.T) (a, b vnet.Port) {
+			b, a = pair(t)
+			return a, b
+		})
+	})
+	t.Run("too long for the switch", func(t *testing.T) {
+		g := newGate()
+		v := dialVDE(t, serveVDE(t, g, g.options()).Path(), wire.VDEOptions{})
+		long := []vnet.Frame{{Data: porttest.Frame(1, 60)}, {Data: porttest.Frame(2, 9000)}, {Data: porttest.Frame(3, 60)}}
+		if n := v.TryWriteFrames(long); n != 1 || v.TooLong() != 0 {
+			t.Errorf("%d frames were sent without waiting, %d counted as too long", n, v.TooLong())
+		}
 	})
 }

@@ -22,7 +22,7 @@ import (
 func TestFD(t *testing.T) {
 	for name, kind := range map[string]wire.Kind{"seqpacket": wire.Seqpacket, "datagram": wire.Datagram} {
 		t.Run(name, func(t *testing.T) {
-			porttest.Run(t, func(t *testing.T) (a, b vnet.Port) {
+			pair := func(t *testing.T) (a, b vnet.Port) {
 				port, guest, err := wire.Socketpair(kind)
 				if err != nil {
 					t.Fatal(err)
@@ -32,7 +32,9 @@ func TestFD(t *testing.T) {
 					t.Fatal(err)
 				}
 				return port, other
-			})
+			}
+			porttest.Run(t, pair)
+			t.Run("prompt", func(t *testing.T) { porttest.RunPrompt(t, pair) })
 		})
 	}
 }
