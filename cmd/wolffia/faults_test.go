@@ -196,7 +196,7 @@ func TestFullDiskForOutput(t *testing.T) {
 }
 
 // TestFullDiskForMachine ends a machine with one report when what it writes to
-// its disk has no room on the host.
+// its disk has no room on the host. User-Mode Linux used to go on, and to lose it.
 func TestFullDiskForMachine(t *testing.T) {
 	parallel(t)
 	tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
@@ -205,11 +205,13 @@ func TestFullDiskForMachine(t *testing.T) {
 	wrap := []string{tooltest.Require(t, "unshare", "util-linux"), "--user", "--map-root-user", "--mount", "--", "sh", "-c", `
 		mount -t tmpfs -o size=24m,mode=700 tmpfs "$HOME/small"
 		XDG_RUNTIME_DIR=$HOME/small "$@"; status=$?; find "$HOME/small" -type f; exit $status`, "full"}
-	o := p.try(t, call{program: p.plain(t), wrap: wrap, limit: cold}, "run", "-q", "--backend", "qemu", "--root", "disk", "--", "sh", "-c",
-		"dd if=/dev/zero of=/big bs=1M count=48 2>/dev/null; sync; echo written")
-	want := "cause:   the host's disk is full: what the machine writes to its own disk can't be kept in the machine's folder, " + dir + "/"
-	if o.status != 125 || o.out != "" || strings.Count(o.err, "wolffia: ") != 1 || !strings.Contains(o.err, want) {
-		t.Error(o)
+	for _, backend := range []string{"uml", "qemu"} {
+		o := p.try(t, call{program: p.plain(t), wrap: wrap, limit: cold}, "run", "-q", "--backend", backend, "--root", "disk", "--", "sh", "-c",
+			"dd if=/dev/zero of=/big bs=1M count=48 2>/dev/null; sync; sleep 60; echo written")
+		want := "cause:   the host's disk is full: what the machine writes to its own disk can't be kept in the machine's folder, " + dir + "/"
+		if o.status != 125 || o.out != "" || strings.Count(o.err, "wolffia: ") != 1 || !strings.Contains(o.err, want) {
+			t.Error(backend, o)
+		}
 	}
 }
 

@@ -60,6 +60,29 @@ func (s *Spec) Refine(x Symptom) Symptom {
 	return x
 }
 
+// NoSpace is a disk of the host's that is full, while what a guest writes to its
+// own disk of that number is kept there.
+func (s *Spec) NoSpace(disk int) Symptom {
+	x := Symptom{
+		Stage: "disks", Cause: "the host's disk is full: what the machine writes to its own disk can't be kept in ",
+		Fix: "make room there",
+	}
+	var d Disk
+	if disk >= 0 && disk < len(s.Disks) {
+		d = s.Disks[disk]
+	}
+	switch {
+	case d.Overlay != "":
+		x.Cause += d.Overlay
+	case d.Persistent:
+		x.Cause += d.Path
+	default:
+		x.Cause += "the machine's folder, " + s.Dir
+		x.Fix += ", or have that folder elsewhere (XDG_RUNTIME_DIR)"
+	}
+	return x
+}
+
 // What kernels say that have no root, or no whole one, or that were halted.
 const (
 	halted          = "reboot: System halted"

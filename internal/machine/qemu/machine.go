@@ -229,7 +229,7 @@ func (m *running) onEvent(e event) {
 		}
 	case "BLOCK_IO_ERROR": // before STOP, if it is for lack of room; else the guest's own affair
 		if e.Data.NoSpace {
-			m.stop(m.noSpace(e.Data.Device))
+			m.stop(m.spec.NoSpace(m.disk(e.Data.Device)))
 		}
 	}
 }
@@ -244,27 +244,14 @@ func (m *running) stop(why machine.Symptom) {
 	m.proc.Kill()
 }
 
-// noSpace is a disk of the host's that is full, while what a guest writes to its
-// own is kept there.
-func (m *running) noSpace(device string) machine.Symptom {
-	s := machine.Symptom{
-		Stage: "disks", Cause: "the host's disk is full: what the machine writes to its own disk can't be kept in ",
-		Fix: "make room there",
-	}
-	for i, d := range m.spec.Disks {
-		switch {
-		case diskID(i) != device:
-		case d.Overlay != "":
-			s.Cause += d.Overlay
-			return s
-		case d.Persistent:
-			s.Cause += d.Path
-			return s
+// disk is the number of the disk whose image QEMU calls so, or -1.
+func (m *running) disk(device string) int {
+	for i := range m.spec.Disks {
+		if diskID(i) == device {
+			return i
 		}
 	}
-	s.Cause += "the machine's folder, " + m.spec.Dir
-	s.Fix += ", or have that folder elsewhere (XDG_RUNTIME_DIR)"
-	return s
+	return -1
 }
 
 // close frees everything of a machine that never ran.

@@ -19,6 +19,7 @@ type console struct {
 	machine.Transcript
 	pty  *os.File
 	keys atomic.Uint64 // how often something was typed
+	full fullWatch     // of what the guest says
 
 	mu    sync.Mutex  // over calls to set the size, which don't wait, and again
 	again *time.Timer // tells the size once more; nil before the first
@@ -176,6 +177,7 @@ func (c *console) pump(first, nudge func()) {
 				first = nil
 			}
 			_, _ = c.Transcript.Write(buf[:n])
+			c.full.look(buf[:n])
 			burst, nudged = burst+n, 0
 		}
 		switch {

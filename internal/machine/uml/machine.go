@@ -31,6 +31,9 @@ type running struct {
 	ports   []vnet.Port
 	killed  atomic.Bool
 
+	mu    sync.Mutex
+	fault machine.Symptom // why the guest must not go on
+
 	done chan struct{}
 	exit machine.Exit // valid after done
 }
@@ -214,6 +217,7 @@ func (m *running) own(first func(), stop func() bool) {
 	defer close(m.done)
 	var once sync.Once
 	var pumped sync.WaitGroup
+	m.console.full.found = func(disk int) { m.stop(m.spec.NoSpace(disk)) }
 	pumped.Go(func() {
 		m.console.pump(func() { once.Do(first) }, func() { _ = m.proc.Signal(syscall.SIGIO) })
 	})
@@ -223,6 +227,16 @@ func (m *running) own(first func(), stop func() bool) {
 	pumped.Wait() // ends by itself: no process holds the other side any more
 	m.exit = m.classify(ws, err)
 	m.closeAfter()
+}
+
+// stop ends the machine, for a reason that it does not know itself.
+func (m *running) stop(why machine.Symptom) {
+	m.mu.Lock()
+	if m.fault.Cause == "" {
+		m.fault = why
+	}
+	m.mu.Unlock()
+	m.proc.Kill()
 }
 
 // close frees everything of a machine that never ran.
@@ -306,10 +320,15 @@ func (m *running) classify(ws syscall.WaitStatus, keeperErr error) machine.Exit 
 	if len(guest) == 0 { // it did not come as far as its console
 		e.Tail = host
 	}
+	m.mu.Lock()
+	fault := m.fault
+	m.mu.Unlock()
 	restarted := strings.Contains(strings.Join(host, "\n"), restartFailed)
 	switch {
 	case m.killed.Load():
 		e.Cause = "killed"
+	case fault.Cause != "":
+		e.Stage, e.Cause, e.Fix = fault.Stage, fault.Cause, fault.Fix
 	case keeperErr != nil:
 		e.Cause = "the process that holds the machine was killed"
 	case ws.Exited() && (ws.ExitStatus() == 0 || restarted):
