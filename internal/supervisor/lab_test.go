@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -70,6 +71,7 @@ type puppet struct {
 	once         sync.Once
 	over, deaf   chan struct{}
 	exit         machine.Exit
+	dies         machine.Exit // how it ends when it is asked to; the zero value is well
 }
 
 func (p *puppet) end(e machine.Exit) {
@@ -104,7 +106,8 @@ func (p *puppet) Stop(ctx context.Context) error {
 		case <-p.over:
 		}
 	}
-	p.end(machine.Exit{Clean: true})
+	p.dies.Clean = p.dies.Cause == ""
+	p.end(p.dies)
 	return nil
 }
 
@@ -327,6 +330,28 @@ func TestKillDuringStop(t *testing.T) {
 	l.Kill("anna")
 	if !isClosed(slow.over) || states(l) != "anna stopped" {
 		t.Error(states(l))
+	}
+}
+
+// TestFailsDuringStop: of a machine that failed while it shut down, so that what
+// it wrote last was lost, nothing was told.
+func TestFailsDuringStop(t *testing.T) {
+	var told []string
+	b := newPuppets()
+	l := play(t, b)
+	l.events = event.Func(func(e event.Event) {
+		if e.Kind == event.Warn {
+			told = append(told, e.Subject+": "+e.Message)
+		}
+	})
+	apply(t, l, "networks: {lan: {gateway: none}}\nmachines: {anna: {networks: []}, bert: {networks: []}}\n")
+	anna, _ := b.last("anna")
+	anna.dies = machine.Exit{Stage: "disks", Cause: "the host's disk is full", Fix: "make room there"}
+	if err := l.Stop(context.Background(), "anna", "bert"); err != nil || states(l) != "anna stopped, bert stopped" {
+		t.Error(err, states(l))
+	}
+	if want := []string{"anna: it failed while it shut down: the host's disk is full; make room there"}; !slices.Equal(told, want) {
+		t.Errorf("%q", told)
 	}
 }
 

@@ -253,8 +253,16 @@ func (m *member) live(ctx context.Context) (machine.Exit, error) {
 		m.shutDown(ctx, g)
 	}
 	exit := g.Wait()
-	if !exit.Clean && ctx.Err() == nil {
+	switch {
+	case exit.Clean:
+	case ctx.Err() == nil:
 		return exit, m.report(exit.Err(m.name, machine.StageRunning))
+	case exit.Stage != "": // it was asked to end, and not killed: what it wrote last may be lost
+		warn := event.Event{Kind: event.Warn, Task: "stop", Subject: m.name, Message: "it failed while it shut down: " + exit.Cause}
+		if exit.Fix != "" {
+			warn.Message += "; " + exit.Fix
+		}
+		m.lab.events.Emit(warn)
 	}
 	return exit, nil
 }
