@@ -114,22 +114,15 @@ func writeWhole(path string, in *os.File) (sum string, size int64, err error) {
 		_, err = io.Copy(f, in)
 		return finish(f, in, err)
 	}
-	// Nobody else's: two at once must not write to one file. It has no name until
-	// it is complete, where the file system can do that, so that nothing is left
-	// of it by whatever ends this process.
-	dir := filepath.Dir(path)
-	temp := filepath.Join(dir, ".wolffia-"+rand.Text()[:10])
-	f, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_WRONLY, 0o666)
-	named := err != nil
-	if named {
-		f, err = os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
-	}
+	// Nobody else's: two at once must not write to one file.
+	temp := filepath.Join(filepath.Dir(path), ".wolffia-"+rand.Text()[:10])
+	f, named, err := newDraft(temp, 0o666)
 	if err != nil {
 		return "", 0, err
 	}
 	err = copyData(f, in)
 	if err == nil && !named {
-		err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.AT_FDCWD, temp, unix.AT_SYMLINK_FOLLOW)
+		err = giveName(f, temp)
 	}
 	if sum, size, err = finish(f, in, err); err == nil {
 		err = os.Rename(temp, path)
@@ -139,6 +132,29 @@ func writeWhole(path string, in *os.File) (sum string, size int64, err error) {
 		return "", 0, err
 	}
 	return sum, size, nil
+}
+
+// newDraft opens a new file to write to and to read. It has no name until
+// [giveName] gives it one, so that nothing is left of it by whatever ends this
+// process; in a file system that can't do that it is called temp.
+func newDraft(temp string, mode os.FileMode) (f *os.File, named bool, err error) {
+	if f, err = os.OpenFile(filepath.Dir(temp), unix.O_TMPFILE|os.O_RDWR, mode); err == nil {
+		return f, false, nil
+	}
+	if err = os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, false, err
+	}
+	f, err = os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, mode)
+	return f, true, err
+}
+
+// giveName gives a file another name, which is not taken.
+func giveName(f *os.File, path string) error {
+	err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+	if err != nil {
+		return &os.LinkError{Op: "link", Old: f.Name(), New: path, Err: err}
+	}
+	return nil
 }
 
 // finish closes the copy f of in, and gives the digest and size of in. It is

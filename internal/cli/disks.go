@@ -32,6 +32,7 @@ import (
 //   - .img: a new disk, or the copy of an image that the backend can't read. The
 //     machine writes to it; any backend can.
 //   - .made: what that was made as, a madeDisk.
+//   - .new: an .img that is being made, in file systems without files that have no name.
 //   - .cow: what the machine wrote over an image, in the backend's form.
 
 // diskContent is what a machine's disk is found to be.
@@ -387,16 +388,18 @@ func (d madeDisk) make(kept string, write func(*os.File) error) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(kept), filepath.Base(kept)+".new-*")
+	temp := kept + ".new"
+	defer os.Remove(temp) // which may be of one that was killed
+	f, _, err := newDraft(temp, 0o600)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
-	if err := errors.Join(write(f), f.Sync(), f.Close()); err != nil {
+	defer f.Close()
+	if err := errors.Join(write(f), f.Sync()); err != nil {
 		return err
 	}
 	// Unlike a rename this leaves alone what somebody else made meanwhile.
-	if err := os.Link(f.Name(), kept+".img"); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := giveName(f, kept+".img"); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return nil
