@@ -388,6 +388,25 @@ machines:
 	l.do("down")
 	l.do("up")
 	both("cat /root/mine; grep -c '[.]lan' /etc/hosts || true", "kept\n0\n")
+	l.do("down")
+	// What up would refuse is foreseen, and nothing else is.
+	if plan := l.do("up", "--dry-run"); !strings.Contains(plan, "start machine anna\n") {
+		t.Error(plan)
+	}
+	text := l.hostFile("wolffia.yaml")
+	for _, c := range []struct{ was, is, want string }{
+		{", backend: qemu", "", "up would refuse machine carl: the volume "},
+		{"root: disk}", "root: disk, backend: qemu}", "was written by another backend, as a file of format cow, not qcow2; use that backend again"},
+		{"packages: [", "packages: [hello, ", "was made over another image ("},
+		{", deps: elf", ", deps: elf, hostname: other", "than the machine has now (image base); go back to the image"},
+	} {
+		l.file(strings.Replace(text, c.was, c.is, 1))
+		o := l.try(t, call{dir: l.dir}, "up", "--dry-run")
+		if o.status != 1 || !strings.Contains(o.err, c.want) || !strings.Contains(o.out, "start machine anna\n") {
+			t.Error(c, o)
+		}
+	}
+	l.file(text)
 	l.do("down", "--volumes")
 	l.do("up")
 	both("ls /root", "")

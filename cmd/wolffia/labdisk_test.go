@@ -219,12 +219,13 @@ func TestLabDiskChanges(t *testing.T) {
 	before := l.in("anna", boot)
 	larger := strings.Replace(data, "8M", "16M", 1)
 	l.file(head + larger + image + ", in-place: true}\n")
-	if plan := l.do("up", "--dry-run"); plan != "restart machine anna: disks\n" {
-		t.Errorf("to do is: %s", plan)
+	dry := l.try(t, call{dir: l.dir}, "up", "--dry-run")
+	if dry.out != "restart machine anna: disks\n" || dry.status != 2 {
+		t.Errorf("to do is: %s", dry)
 	}
 	for _, want := range []string{"wolffia.yaml:7:26: ", "what is kept of this disk is a new one of 8M with ext4, and the file says a new one of 16M with ext4 now", "wolffia down --volumes"} {
-		if e := l.fails(2, "up"); !strings.Contains(e, want) {
-			t.Errorf("%q does not say %q", e, want)
+		if e := l.fails(2, "up"); !strings.Contains(e, want) || !strings.Contains(dry.err, want) {
+			t.Errorf("%q or %q does not say %q", e, dry.err, want)
 		}
 	}
 	if l.in("anna", boot) != before {
@@ -244,6 +245,9 @@ func TestLabDiskChanges(t *testing.T) {
 	// The image below what was written is another one.
 	l.do("down")
 	l.write(t, filepath.Join(l.dir, "data.img"), l.hostFile("data.img")+strings.Repeat("x", 4096))
+	if e := l.fails(1, "up", "--dry-run"); !strings.Contains(e, "up would refuse machine anna: the volume ") || !strings.Contains(e, "data.img, which has changed since") {
+		t.Error(e)
+	}
 	if e := l.fails(125, "up"); !strings.Contains(e, "data.img, which has changed since") || !strings.Contains(e, "wolffia down --volumes") {
 		t.Error(e)
 	}

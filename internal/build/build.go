@@ -257,13 +257,18 @@ func (b *Builder) describe(ctx context.Context, img *lab.Image) (*description, e
 	if err != nil {
 		return nil, err
 	}
+	return d, b.name(img, d)
+}
+
+// name fills in all that the names of what is made of d stand for.
+func (b *Builder) name(img *lab.Image, d *description) error {
 	overlays, err := b.overlays(img)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	id, err := self()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	d.recipe = b.recipe(img, d.lock)
 	d.contents = map[string]any{"wolffia": id, "lock": d.lock.Digest(), "recipe": d.recipe, "overlays": overlays}
@@ -271,9 +276,9 @@ func (b *Builder) describe(ctx context.Context, img *lab.Image) (*description, e
 		d.contents["base"], d.contents["tools"] = d.base.digest, d.tools.Digest()
 	}
 	if _, err := json.Marshal(d.contents); err != nil {
-		return nil, fmt.Errorf("name the image: %w", err)
+		return fmt.Errorf("name the image: %w", err)
 	}
-	return d, nil
+	return nil
 }
 
 // key names what was made of d in the store.

@@ -145,6 +145,29 @@ func (b *Builder) Image(ctx context.Context, img *lab.Image, format Format) (*Ar
 	return a, nil
 }
 
+// Key is the [Artifact].Key that [Builder.Image] would give, found without asking
+// the archive, and without making or writing anything: empty where that does not
+// tell. An image whose packages the lock file does not pin has none yet, and will
+// have one that no image had before: then fresh is true.
+func (b *Builder) Key(img *lab.Image, format Format) (key string, fresh bool, err error) {
+	if !img.From.IsZero() || b.LockFile == "" || b.Update || format.Name == "disk" {
+		return "", false, nil
+	}
+	locks, err := readLocks(b.LockFile)
+	if err != nil {
+		return "", false, &LockFileError{err}
+	}
+	d := &description{lock: locks.packages.Find(Request(img))}
+	if d.lock == nil {
+		return "", len(locks.packages) > 0, nil
+	}
+	if err := b.name(img, d); err != nil {
+		return "", false, err
+	}
+	m := &making{Builder: b, img: img, d: d}
+	return m.key(format), false, nil
+}
+
 // making is one image being made.
 type making struct {
 	*Builder

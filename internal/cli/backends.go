@@ -73,14 +73,7 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 			err = notUp(m.Name, err)
 		}
 	}()
-	format := build.Format{Name: "cpio", Compression: "none"}
-	switch {
-	case m.Boot != lab.BootKernel:
-		format.Name = "disk"
-	case m.Root == lab.RootDisk:
-		format.Name = "ext4"
-	}
-	if r.image, err = p.builder.Image(ctx, img, format); err != nil {
+	if r.image, err = p.builder.Image(ctx, img, rootFormat(m)); err != nil {
 		return nil, err
 	}
 	r.closers = append(r.closers, r.image.Release)
@@ -118,6 +111,18 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 		}
 	}
 	return r, p.addDisks(ctx, env, r, found, o.keep, events)
+}
+
+// rootFormat is the form of the image that a machine boots.
+func rootFormat(m *lab.Machine) build.Format {
+	format := build.Format{Name: "cpio", Compression: "none"}
+	switch {
+	case m.Boot != lab.BootKernel:
+		format.Name = "disk"
+	case m.Root == lab.RootDisk:
+		format.Name = "ext4"
+	}
+	return format
 }
 
 // firmware sets up a machine that boots from its own disk, as any computer
@@ -284,6 +289,12 @@ func (p *project) check(m *lab.Machine, img *lab.Image) error {
 // hasUML says whether User-Mode Linux exists for this host.
 func hasUML() bool { return build.HostArch() == "amd64" }
 
+// prefersUML says whether a machine without a kernel of the person's own gets a
+// User-Mode Linux.
+func prefersUML(m *lab.Machine, arch string) bool {
+	return m.Backend == lab.BackendUML || m.Backend == lab.BackendAuto && m.Boot == lab.BootKernel && m.Type == lab.TypeDefault && hasUML() && arch == build.HostArch()
+}
+
 // kernel gets the machine's kernel, which decides what can run it.
 func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image, disks []diskContent) (*build.Kernel, error) {
 	arch := img.Arch
@@ -319,7 +330,7 @@ func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image, di
 		}
 		return k, nil
 	}
-	if m.Backend == lab.BackendUML || m.Backend == lab.BackendAuto && m.Type == lab.TypeDefault && hasUML() && arch == build.HostArch() {
+	if prefersUML(m, arch) {
 		return p.builder.UML(ctx, kernel.UMLSuites(host.New().XState()), onUML)
 	}
 	req.Flavour = img.Kernel

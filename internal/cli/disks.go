@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -274,7 +275,7 @@ func (p *project) addDisks(ctx context.Context, env Env, r *ready, found []diskC
 			return fmt.Errorf("make a folder for the disks: %w", err)
 		}
 		for i := range c.Disks {
-			c.Disks[i].Overlay = filepath.Join(keep, fmt.Sprintf("%s-%d", c.Machine.Name, i))
+			c.Disks[i].Overlay = rootOverlay(keep, c.Machine, i)
 			c.Disks[i].Base = filepath.Base(c.Disks[i].Path)
 		}
 	}
@@ -302,37 +303,62 @@ func (p *project) addDisks(ctx context.Context, env Env, r *ready, found []diskC
 	return nil
 }
 
+// rootOverlay is what a machine wrote over the i-th disk that its image gives it.
+func rootOverlay(dir string, m *lab.Machine, i int) string {
+	return filepath.Join(dir, fmt.Sprintf("%s-%d", m.Name, i))
+}
+
 // addDisk makes the i-th disk that the file gives a machine, where it is not there
 // yet.
 func (p *project) addDisk(ctx context.Context, env Env, r *ready, i int, found diskContent, keep string, events event.Sink) (machine.Disk, error) {
 	m, k := r.config.Machine, r.config.Machine.Disks[i]
-	kept := filepath.Join(keep, m.Name+"."+k.Name)
-	if keep == "" {
-		kept = filepath.Join(r.config.Dir, m.Name+"."+k.Name)
+	d, made, err := p.planDisk(env, m, i, found, r.kernel != nil && r.kernel.UML, keep)
+	if err != nil || made == nil {
+		return d, err
 	}
-	own := machine.Disk{Path: kept + ".img", Format: machine.Raw, Serial: k.Name, Persistent: true}
+	kept := keptName(cmp.Or(keep, r.config.Dir), m, k)
+	d.Path = kept + ".img"
+	return d, made.make(kept, func(f *os.File) error {
+		if k.From == "" {
+			seed := sha256.Sum256(fmt.Appendf(nil, "disk %s %s %s", p.Name, m.Name, k.Name))
+			return newDisk(f, k, seed)
+		}
+		return copyDisk(ctx, f, made.From, events)
+	})
+}
+
+// keptName is what the files of a machine's disk in a folder are called, but for
+// their ends.
+func keptName(dir string, m *lab.Machine, k lab.Disk) string {
+	return filepath.Join(dir, m.Name+"."+k.Name)
+}
+
+// planDisk says what the i-th disk that the file gives a machine is, without
+// making it: the .img of a madeDisk, whose path is left open, or an image. What is
+// kept as something else is a [*diskMistake].
+func (p *project) planDisk(env Env, m *lab.Machine, i int, found diskContent, onUML bool, keep string) (machine.Disk, *madeDisk, error) {
+	k := m.Disks[i]
+	own := machine.Disk{Format: machine.Raw, Serial: k.Name, Persistent: true}
 	if k.From == "" {
-		made := madeDisk{Size: int64(k.Size), Format: string(k.Format)}
-		seed := sha256.Sum256(fmt.Appendf(nil, "disk %s %s %s", p.Name, m.Name, k.Name))
-		return own, made.make(kept, func(f *os.File) error { return newDisk(f, k, seed) })
+		return own, &madeDisk{Size: int64(k.Size), Format: string(k.Format)}, nil
 	}
 	from := inDir(p.dir(env), k.From)
 	image := machine.Disk{Path: from, Format: found.format, Serial: k.Name, ReadOnly: k.ReadOnly, Persistent: k.InPlace}
 	switch {
-	case found.format == machine.QCOW2 && r.kernel != nil && r.kernel.UML:
+	case found.format == machine.QCOW2 && onUML:
 		if k.InPlace {
-			return image, &diskMistake{errors.New("User-Mode Linux writes to raw images in place, and this is a qcow2; give the machine backend: qemu, or leave in-place out")}
+			return image, nil, &diskMistake{errors.New("User-Mode Linux writes to raw images in place, and this is a qcow2; give the machine backend: qemu, or leave in-place out")}
 		}
-		made := madeDisk{Size: found.size, From: from, Changed: found.changed}
 		own.ReadOnly = k.ReadOnly
-		return own, made.make(kept, func(f *os.File) error { return copyDisk(ctx, f, from, events) })
+		return own, &madeDisk{Size: found.size, From: from, Changed: found.changed}, nil
 	case keep != "" && !k.InPlace && !k.ReadOnly:
+		kept := keptName(keep, m, k)
 		image.Overlay = kept + ".cow"
-		if _, err := os.Lstat(own.Path); err == nil {
-			return image, keptMistake("a disk of its own, or a copy for another backend", "what is written over "+from)
+		if _, err := os.Lstat(kept + ".img"); err == nil {
+			return image, nil, keptMistake("a disk of its own, or a copy for another backend", "what is written over "+from)
 		}
 	}
-	return image, nil
+	return image, nil, nil
 }
 
 // diskMistake is one of the person's, in what is said of a disk.
@@ -363,22 +389,27 @@ func (d madeDisk) String() string {
 	return fmt.Sprintf("a new one of %s with %s", lab.Size(d.Size), d.Format)
 }
 
+// isKept says whether the disk kept+".img" is there. One that is not d is a
+// [*diskMistake].
+func (d madeDisk) isKept(kept string) (bool, error) {
+	if _, err := os.Lstat(kept + ".cow"); err == nil {
+		return false, keptMistake("what another backend wrote over an image", d.String())
+	}
+	if _, err := os.Lstat(kept + ".img"); err != nil {
+		return false, nil
+	}
+	was, err := readMade(kept + ".made")
+	if err == nil && was.String() != d.String() {
+		err = keptMistake(was.String(), d.String())
+	}
+	return true, err
+}
+
 // make has write fill the disk kept+".img", unless that is there: as d, or the
 // error is a [*diskMistake].
 func (d madeDisk) make(kept string, write func(*os.File) error) error {
-	_, err := os.Lstat(kept + ".cow")
-	if err == nil {
-		return keptMistake("what another backend wrote over an image", d.String())
-	}
-	was, err := readMade(kept + ".made")
-	if _, serr := os.Lstat(kept + ".img"); serr == nil {
-		switch {
-		case err != nil:
-			return err
-		case was.String() != d.String():
-			return keptMistake(was.String(), d.String())
-		}
-		return nil
+	if there, err := d.isKept(kept); there || err != nil {
+		return err
 	}
 	// The record comes first: while there is no disk, nobody minds what it says.
 	data, err := json.Marshal(d)

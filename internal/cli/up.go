@@ -32,7 +32,8 @@ func newUp(env Env) *cobra.Command {
 the background, and waits until every machine is ready. When the lab is up already,
 only what the file says anew is done: machines that are the same run on, links and
 forwards change in place, and what has stopped or failed starts again. --dry-run shows
-what would be done, to the host's own network as commands of ip, sysctl and nft.
+what would be done, to the host's own network as commands of ip, sysctl and nft, and
+which machines would not start since what is kept of their disks no longer fits.
 
 A process of its own, the supervisor, owns the lab until wolffia down. Machines
 that failed don't stop the others; wolffia ps shows them, wolffia logs why.`,
@@ -197,8 +198,9 @@ func (o *upOptions) show(ctx context.Context, env Env, c *api.Client, d labDir, 
 	if err != nil {
 		return err
 	}
+	refused := o.foreseeKept(env, d, steps)
 	if o.json {
-		return writeJSON(env.Stdout, steps)
+		return errors.Join(writeJSON(env.Stdout, steps), refused)
 	}
 	var out page
 	for _, s := range steps {
@@ -207,7 +209,7 @@ func (o *upOptions) show(ctx context.Context, env Env, c *api.Client, d labDir, 
 	if len(steps) == 0 {
 		out.printf("nothing: the lab is as the file says; up itself sees whether files that go into images have changed\n")
 	}
-	return out.show(env)
+	return errors.Join(out.show(env), refused)
 }
 
 // revived adds to the steps of a plan the machines that have stopped or failed:

@@ -203,7 +203,7 @@ func isAt(f *os.File, name string) bool {
 // readyOverlay makes the overlay of d, whose record is locked, or looks whether
 // the one that is there fits.
 func readyOverlay(record *os.File, d Disk, format OverlayFormat) error {
-	now, err := describeBase(d, format)
+	now, err := describeBase(d, format.Name())
 	if err != nil {
 		return err
 	}
@@ -219,17 +219,58 @@ func readyOverlay(record *os.File, d Disk, format OverlayFormat) error {
 	if err != nil {
 		return &overlayError{cause: "it can't be told what the volume " + d.Overlay + " was made over", fix: fixVolume, err: err}
 	}
-	if why := was.differs(now); why != "" {
-		e := &overlayError{cause: "the volume " + d.Overlay + " " + why, fix: fixVolume}
-		if was.Format != now.Format {
-			e.fix = "use that backend again, or drop what was written on it: wolffia down --volumes"
-		}
-		return e
+	if err := was.fits(d.Overlay, now); err != nil {
+		return err
 	}
 	if err := format.Reopen(f, d); err != nil {
 		return &overlayError{cause: "the volume " + d.Overlay + " is damaged", fix: "drop what was written on it: wolffia down --volumes", err: err}
 	}
 	return nil
+}
+
+// CheckOverlay foresees what [Spec.HoldDisks] would refuse of the overlay of d, if
+// there is one. It touches nothing, and of a disk with a Base it needs no image:
+// Path is only shown. format is the backend's [OverlayFormat].Name; where it is
+// empty that is not looked at, and neither is an empty Base with an empty Path.
+func CheckOverlay(d Disk, format string) error {
+	if _, err := os.Lstat(d.Overlay); err != nil {
+		return nil
+	}
+	f, err := os.Open(d.Overlay + recordSuffix)
+	if err != nil {
+		return nil // HoldDisks says what becomes of that
+	}
+	defer f.Close()
+	was, err := readRecord(f)
+	if err != nil {
+		return nil
+	}
+	now := was
+	switch {
+	case d.Base != "":
+		now.Base, now.Path = d.Base, d.Path
+	case d.Path != "":
+		if now, err = describeBase(d, was.Format); err != nil {
+			return err
+		}
+	}
+	if format != "" {
+		now.Format = format
+	}
+	return was.fits(d.Overlay, now)
+}
+
+// fits refuses an overlay that was made over r, and would be used over now.
+func (r overlayRecord) fits(overlay string, now overlayRecord) error {
+	why := r.differs(now)
+	if why == "" {
+		return nil
+	}
+	e := &overlayError{cause: "the volume " + overlay + " " + why, fix: fixVolume}
+	if r.Format != now.Format {
+		e.fix = "use that backend again, or drop what was written on it: wolffia down --volumes"
+	}
+	return e
 }
 
 // differs says what keeps an overlay that was made over r from being used over
@@ -246,7 +287,7 @@ func (r overlayRecord) differs(now overlayRecord) string {
 	return ""
 }
 
-func describeBase(d Disk, format OverlayFormat) (overlayRecord, error) {
+func describeBase(d Disk, format string) (overlayRecord, error) {
 	f, err := os.Open(d.Path)
 	if err != nil {
 		return overlayRecord{}, err
@@ -260,7 +301,7 @@ func describeBase(d Disk, format OverlayFormat) (overlayRecord, error) {
 	if err != nil {
 		return overlayRecord{}, err
 	}
-	return overlayRecord{Format: format.Name(), Base: d.Base, Path: d.Path, Size: size, Changed: info.ModTime().UTC()}, nil
+	return overlayRecord{Format: format, Base: d.Base, Path: d.Path, Size: size, Changed: info.ModTime().UTC()}, nil
 }
 
 // newSuffix ends the name of an overlay that is being made.

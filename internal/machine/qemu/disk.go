@@ -14,8 +14,11 @@ import (
 // them for qemu-img and its like; the machine is told it again.
 type overlays struct{}
 
+// Overlays is the name of their format.
+const Overlays = machine.QCOW2
+
 // Name implements [machine.OverlayFormat].
-func (overlays) Name() string { return machine.QCOW2 }
+func (overlays) Name() string { return Overlays }
 
 // Create implements [machine.OverlayFormat].
 func (overlays) Create(f *os.File, d machine.Disk) error {

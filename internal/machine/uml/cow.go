@@ -18,6 +18,9 @@ import (
 // sparse file.
 type overlays struct{}
 
+// Overlays is the name of their format.
+const Overlays = "cow"
+
 // cowHeader is version 3 of the header, in big-endian order (struct
 // cow_header_v3 in the kernel's arch/um/drivers/cow_user.c).
 type cowHeader struct {
@@ -84,7 +87,7 @@ func (h *cowHeader) write(w io.WriterAt) error {
 }
 
 // Name implements [machine.OverlayFormat].
-func (overlays) Name() string { return "cow" }
+func (overlays) Name() string { return Overlays }
 
 // Create implements [machine.OverlayFormat].
 func (overlays) Create(f *os.File, d machine.Disk) error {
