@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -406,6 +407,26 @@ func TestNetworksThatFail(t *testing.T) {
 	apply(t, l, two)
 	if got := states(l); got != "anna ready, bert ready" {
 		t.Error(got)
+	}
+}
+
+// TestForwardTaken: that a port of the host is in use did not say which machine
+// wanted it.
+func TestForwardTaken(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	open := strings.ReplaceAll(two, "gateway: none", "subnet: 10.9.0.0/24")
+	text := strings.Replace(open, "bert: {", fmt.Sprintf("bert: {forwards: [\"%s:80\"], ", taken.Addr()), 1)
+	want := fmt.Sprintf("forward tcp %v -> bert (10.9.0.", taken.Addr())
+	first, changed := play(t, newPuppets()), play(t, newPuppets())
+	apply(t, changed, open)
+	for _, l := range []*Lab{first, changed} {
+		if err := l.Apply(context.Background(), parse(t, text)); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "in use; choose another port") {
+			t.Error(err)
+		}
 	}
 }
 

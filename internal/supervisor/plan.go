@@ -222,7 +222,7 @@ func (p *plan) forwards(m *lab.Machine, g *lab.Network) (out []gateway.Forward) 
 		return nil
 	}
 	for _, f := range m.Forwards {
-		out = append(out, gateway.Forward{Network: f.Network, Bind: f.Host, Guest: netip.AddrPortFrom(addrs[0], f.Port)})
+		out = append(out, gateway.Forward{Network: f.Network, Bind: f.Host, Guest: netip.AddrPortFrom(addrs[0], f.Port), Name: m.Name})
 	}
 	return out
 }

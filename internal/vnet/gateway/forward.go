@@ -20,9 +20,15 @@ type Forward struct {
 	Bind netip.AddrPort
 	// Guest is where it leads. Guests see connections come from the gateway.
 	Guest netip.AddrPort
+	Name  string // of the guest, for errors; may be empty
 }
 
-func (f Forward) String() string { return fmt.Sprintf("%s %v -> %v", f.Network, f.Bind, f.Guest) }
+func (f Forward) String() string {
+	if f.Name != "" {
+		return fmt.Sprintf("%s %v -> %s (%v)", f.Network, f.Bind, f.Name, f.Guest)
+	}
+	return fmt.Sprintf("%s %v -> %v", f.Network, f.Bind, f.Guest)
+}
 
 // ForwardError is a forward that can't be set up.
 type ForwardError struct {
