@@ -364,6 +364,9 @@ func (b *Builder) finish(ctx context.Context, img *lab.Image, d *description, un
 		return nil, fmt.Errorf("make image %s: %w", img.Name, err)
 	}
 	report := newReport(unpacked, made)
+	if unpacked != nil && recipe.Deps == rootfs.DepsELF {
+		report.LeftOut = leftOut(unpacked.Tree, t, recipe.Packages)
+	}
 	return &built{tree: t, base: cmp.Or(tools, from), report: report}, b.keepReport(ctx, d.key(""), report)
 }
 

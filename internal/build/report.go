@@ -31,6 +31,7 @@ type Report struct {
 	Missing []string  `json:"missing,omitempty"` // "PATH needs WHAT": what no package of the image has
 	Applets int       `json:"applets"`           // links to busybox that were made
 	Pruned  int       `json:"pruned,omitempty"`  // files of dependencies that were left out
+	LeftOut []string  `json:"leftOut,omitempty"` // "NAME, for WANTED": dependencies of which nothing was kept
 }
 
 // Skipped is one maintainer script, or the list of triggers, of a package.
@@ -140,6 +141,9 @@ func (r *Report) Installing() []string {
 	return order
 }
 
+// maxLeftOut is how many of Report.LeftOut are told.
+const maxLeftOut = 3
+
 // Tell reports in short what a person may want to know about an image.
 func (b *Builder) Tell(img *lab.Image, r *Report) {
 	emit := func(kind event.Kind, format string, args ...any) {
@@ -150,6 +154,13 @@ func (b *Builder) Tell(img *lab.Image, r *Report) {
 	}
 	for _, m := range together(r.Missing) {
 		emit(event.Warn, "image %s: %s, which no package of it has", img.Name, m)
+	}
+	if n := len(r.LeftOut); n > 0 {
+		names := strings.Join(r.LeftOut[:min(n, maxLeftOut)], "; ")
+		if n > maxLeftOut {
+			names += fmt.Sprintf("; and %d more", n-maxLeftOut)
+		}
+		emit(event.Note, "image %s: deps: elf leaves out what its packages depend on (%s); deps: packages, or --deps packages, has it", img.Name, names)
 	}
 }
 

@@ -50,7 +50,7 @@ func TestReport(t *testing.T) {
 			said = append(said, e.Message)
 		}
 	})}
-	img := &lab.Image{Name: "base", Release: "trixie", Arch: "amd64", Packages: []string{"tcpdump"}, Deps: rootfs.DepsELF}
+	img := &lab.Image{Name: "base", Release: "trixie", Arch: "amd64", Packages: []string{"tcpdump", "python3-minimal"}, Deps: rootfs.DepsELF}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	image := func() *Artifact {
@@ -62,11 +62,15 @@ func TestReport(t *testing.T) {
 		return a
 	}
 	a := image()
-	if a.Cached || len(said) != 1 || !strings.Contains(said[0], "tcpdump (postinst, preinst)") {
+	if a.Cached || len(said) != 2 || !strings.Contains(said[0], "tcpdump (postinst, preinst)") {
 		t.Errorf("cached %t, said %q", a.Cached, said)
 	}
+	// Python without its own modules used to go without a word.
+	if left := "image base: deps: elf leaves out what its packages depend on (libpython3.13-minimal, for python3-minimal); deps: packages, or --deps packages, has it"; said[len(said)-1] != left {
+		t.Errorf("said %q, want %q", said, left)
+	}
 	want := fmt.Sprintf("%+v", *b.Kept(a))
-	if a = image(); !a.Cached || len(said) != 1 || fmt.Sprintf("%+v", *b.Kept(a)) != want {
+	if a = image(); !a.Cached || len(said) != 2 || fmt.Sprintf("%+v", *b.Kept(a)) != want {
 		t.Errorf("the second time: cached %t, said %q, %+v", a.Cached, said, b.Kept(a))
 	}
 	st.Remove(kindReport, a.report)

@@ -328,6 +328,9 @@ func showReport(w io.Writer, r *build.Report) {
 	for _, m := range r.Missing {
 		fmt.Fprintf(w, "  missing: %s\n", m)
 	}
+	for _, p := range r.LeftOut {
+		fmt.Fprintf(w, "  left out by deps: elf: %s\n", p)
+	}
 }
 
 func (p *project) imagePlan(img *lab.Image, art *build.Artifact) imagePlan {

@@ -298,7 +298,7 @@ func (o *gdbOptions) debugProgram(ctx context.Context, d *debugger, p *project, 
 	for _, s := range o.symbols {
 		d.session.Symbols = append(d.session.Symbols, debug.Symbols(s))
 	}
-	what := debug.Program{Argv: argv}
+	what := debug.Program{Argv: argv, NoThreads: r.kernel.UML}
 	if o.input != "" {
 		f, err := os.Open(o.input)
 		if err != nil {

@@ -27,6 +27,12 @@ var documents = []string{
 	"/usr/share/initramfs-tools", "/usr/share/apport",
 }
 
+// IsDocument says whether a path of a package is left out by
+// [Prune] even if it is wanted, because a running system does not need it.
+func IsDocument(name string) bool {
+	return slices.ContainsFunc(documents, func(d string) bool { return name == d || strings.HasPrefix(name, d+"/") })
+}
+
 // opened are libraries that open others by name, where no header shows it:
 // the patterns are of whole paths, for path.Match.
 var opened = map[string][]string{
@@ -124,7 +130,7 @@ type pruner struct {
 func (p *pruner) want(name string) {
 	name = real(p.t, path.Clean("/"+name))
 	n := p.t.Get(name)
-	if n == nil || slices.ContainsFunc(documents, func(d string) bool { return name == d || strings.HasPrefix(name, d+"/") }) {
+	if n == nil || IsDocument(name) {
 		return
 	}
 	p.asked[name] = true
