@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"wolffia/internal/access"
 	"wolffia/internal/api"
@@ -36,20 +39,46 @@ func upTime(ctx context.Context, b *bench) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	x, err := b.alternate(ctx, upDown(ten), wall(alone.wolffia("run", "-q", "m0", "--", "true")), upDown(alone))
+	bare, err := b.newGuest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	kernel := bare.command(append(bare.params, "con=null", "con0=null,fd:1", "rdinit=/bin/busybox", "--", "poweroff", "-f")...)
+	x, err := b.alternate(ctx, upDown(ten), wall(alone.wolffia("run", "-q", "m0", "--", "true")), upDown(alone), kernel.times(10), wall(kernel))
 	if err != nil {
 		return nil, err
 	}
 	const goal = "at most 5 x"
-	r := &result{notes: []string{"until every machine is ready: its init is done, and it can be entered"}}
+	r := &result{notes: []string{
+		"until every machine is ready: its init is done, and it can be entered",
+		"the last row is what this computer makes of ten boots that have nothing to do with each other: the same kernel and image, and an init that powers off at once, as many at a time as there are processors",
+	}}
 	r.rows = []row{
 		{what: "`up` of 10 machines", unit: milliseconds, wolffia: x[0][0], against: "`wolffia run -- true`, of one", other: x[1][0],
 			goal: goal, met: ratioOf(x[0][0], x[1][0]) <= 5},
 		{what: "`up` of 10 machines", unit: milliseconds, wolffia: x[0][0], against: "`wolffia up` of one", other: x[2][0],
 			goal: goal, met: ratioOf(x[0][0], x[2][0]) <= 5},
 		{what: "`down` of 10 machines", unit: milliseconds, wolffia: x[0][1], against: "`wolffia down` of one", other: x[2][1]},
+		{what: "10 bare kernels", unit: milliseconds, wolffia: x[3][0], against: "one bare kernel", other: x[4][0]},
 	}
 	return r, nil
+}
+
+// times runs a command so many times, as many at once as there are processors.
+func (c command) times(n int) sampler {
+	return func(ctx context.Context) ([]float64, error) {
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(runtime.NumCPU())
+		began := time.Now()
+		for range n {
+			g.Go(func() error {
+				_, err := c.run(ctx)
+				return err
+			})
+		}
+		err := g.Wait()
+		return []float64{ms(time.Since(began))}, err
+	}
 }
 
 // upDown times both ways.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -38,10 +39,15 @@ func switchFrames(ctx context.Context, b *bench) (*result, error) {
 func switchTCP(ctx context.Context, b *bench) (*result, error) {
 	r := &result{notes: []string{"iperf3 in two network namespaces, each with a tap that vde_plug2tap carries to the switch and back"}}
 	x, err := b.alternate(ctx, b.between(ourSwitch), b.between(stockSwitch))
-	if err == nil {
-		r.switched("namespace to namespace", gigabits, x)
+	if err != nil {
+		return r, err
 	}
-	return r, err
+	ours, stock := x[0][2], x[1][2]
+	r.switched("namespace to namespace", gigabits, [][][]float64{x[0][:2], x[1][:2]})
+	r.rows = append(r.rows, row{what: "the switch's share of the processors", unit: percent, wolffia: ours, against: "vde_switch", other: stock})
+	r.notes = append(r.notes, fmt.Sprintf("a switch that took no time at all would be %.2f times as fast as vde_switch, if it is the processors that bound both",
+		1/(1-median(stock)/100)))
+	return r, nil
 }
 
 // switchQEMU has an emulated PC on one side.
@@ -255,13 +261,13 @@ func (r *running) line() (string, error) {
 }
 
 // startSwitch runs a switch, and waits until it answers.
-func (b *bench) startSwitch(ctx context.Context, program switchProgram) (path string, stop func(), err error) {
+func (b *bench) startSwitch(ctx context.Context, program switchProgram) (path string, sw *running, err error) {
 	dir, err := os.MkdirTemp(b.dir, "vde-")
 	if err != nil {
 		return "", nil, err
 	}
 	path = filepath.Join(dir, "s")
-	sw, err := launch(nil, program(ctx, path))
+	sw, err = launch(nil, program(ctx, path))
 	if err != nil {
 		return "", nil, err
 	}
@@ -273,7 +279,7 @@ func (b *bench) startSwitch(ctx context.Context, program switchProgram) (path st
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if c, err := net.Dial("unix", filepath.Join(path, "ctl")); err == nil {
 			c.Close()
-			return path, sw.stop, nil
+			return path, sw, nil
 		}
 	}
 	sw.stop()
@@ -283,11 +289,11 @@ func (b *bench) startSwitch(ctx context.Context, program switchProgram) (path st
 // frames measures frames alone.
 func (b *bench) frames(program switchProgram, size int) sampler {
 	return func(ctx context.Context) ([]float64, error) {
-		path, stop, err := b.startSwitch(ctx, program)
+		path, sw, err := b.startSwitch(ctx, program)
 		if err != nil {
 			return nil, err
 		}
-		defer stop()
+		defer sw.stop()
 		count, err := launch(nil, exec.CommandContext(ctx, "/proc/self/exe", roleCount, path, strconv.Itoa(b.seconds)))
 		if err != nil {
 			return nil, err
@@ -358,33 +364,40 @@ func (b *bench) iperfServerIn(ctx context.Context, n *netns) (stop func(), err e
 // iperfPort is that of a server in a namespace of its own.
 const iperfPort = "5201"
 
-// between measures TCP between two namespaces.
+// between measures TCP between two namespaces, and the share of the processors
+// that the switch takes meanwhile, in percent.
 func (b *bench) between(program switchProgram) sampler {
-	return b.withServer(program, func(ctx context.Context, path string) ([]float64, error) {
+	return b.withServer(program, func(ctx context.Context, path string, sw *exec.Cmd) ([]float64, error) {
 		near, stop, err := plugNamespace(ctx, path, guestAddr)
 		if err != nil {
 			return nil, err
 		}
 		defer stop()
-		return b.iperfIn(near, iperfPort)(ctx)
+		began, before := time.Now(), treeCPU(sw.Process.Pid)
+		rates, err := b.iperfIn(near, iperfPort)(ctx)
+		if err != nil {
+			return nil, err
+		}
+		used, all := treeCPU(sw.Process.Pid)-before, time.Since(began)*time.Duration(runtime.NumCPU())
+		return append(rates, 100*float64(used)/float64(all)), nil
 	})
 }
 
 // emulated measures TCP between an emulated PC and a namespace.
 func (b *bench) emulated(program switchProgram, p *pc) sampler {
-	return b.withServer(program, func(ctx context.Context, path string) ([]float64, error) {
+	return b.withServer(program, func(ctx context.Context, path string, _ *exec.Cmd) ([]float64, error) {
 		return b.qemu(ctx, p, iperfPort, nil, "vde,id=n0,sock="+path)
 	})
 }
 
 // withServer measures on a switch, at path, that has a namespace with a server.
-func (b *bench) withServer(program switchProgram, measure func(ctx context.Context, path string) ([]float64, error)) sampler {
+func (b *bench) withServer(program switchProgram, measure func(ctx context.Context, path string, sw *exec.Cmd) ([]float64, error)) sampler {
 	return func(ctx context.Context) ([]float64, error) {
-		path, stop, err := b.startSwitch(ctx, program)
+		path, sw, err := b.startSwitch(ctx, program)
 		if err != nil {
 			return nil, err
 		}
-		defer stop()
+		defer sw.stop()
 		far, stopFar, err := plugNamespace(ctx, path, hostAtGW)
 		if err != nil {
 			return nil, err
@@ -395,6 +408,6 @@ func (b *bench) withServer(program switchProgram, measure func(ctx context.Conte
 			return nil, err
 		}
 		defer stopServer()
-		return measure(ctx, path)
+		return measure(ctx, path, sw.cmd)
 	}
 }

@@ -71,11 +71,11 @@ machines:
 // umlPair boots two guests on a switch, of which one measures.
 func (b *bench) umlPair(program switchProgram, g *guest) sampler {
 	return func(ctx context.Context) ([]float64, error) {
-		path, stop, err := b.startSwitch(ctx, program)
+		path, sw, err := b.startSwitch(ctx, program)
 		if err != nil {
 			return nil, err
 		}
-		defer stop()
+		defer sw.stop()
 		far, stopFar, err := plugGuest(ctx, path)
 		if err != nil {
 			return nil, err
