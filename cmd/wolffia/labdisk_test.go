@@ -210,6 +210,9 @@ func TestLabDiskChanges(t *testing.T) {
 	}
 	l.in("anna", "echo kept >/data/mine; echo kept >/image/word; sync; echo lost >/image/lost")
 	l.do("stop", "--kill", "anna")
+	if e := l.fails(2, "run", "base", "--disk", "data.img:/mnt:ro", "--", "true"); !strings.Contains(e, "data.img can't be mounted read-only: it was not unmounted") || !strings.Contains(e, "leave read-only out") {
+		t.Error(e)
+	}
 	l.do("up") // the journals of both are played back
 	if got := l.in("anna", "cat /data/mine /image/word"); got != "kept\nkept\n" {
 		t.Errorf("%q", got)

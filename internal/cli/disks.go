@@ -44,6 +44,7 @@ type diskContent struct {
 	changed time.Time
 	part    int // of its root file system; 0 means that this is all of the disk
 	holds   fileSystem
+	unclean bool // its file system wants to be written to before it is mounted
 }
 
 // fileSystem is one that a machine can mount.
@@ -191,7 +192,7 @@ func lookAtImage(path string, k lab.Disk) (c diskContent, err error) {
 	if k.InPlace && k.Mount == "" {
 		return c, nil // what it holds changes, and nobody asks
 	}
-	if c.part, c.holds, err = rootOf(content, size); err != nil && k.Mount != "" {
+	if err := c.findRoot(content, size); err != nil && k.Mount != "" {
 		return c, fmt.Errorf("%s can't be mounted on %s: %w", path, k.Mount, err)
 	}
 	return c, nil
@@ -247,22 +248,26 @@ func openQCOW2(f *os.File, path string, k lab.Disk) (*qcow2.Image, error) {
 	return image, err
 }
 
-// rootOf finds the file system of a disk that can be mounted. It does so by marks
+// findRoot finds the file system of a disk that can be mounted. It does so by marks
 // alone: a machine may be about to write to all else, and to leave it unclean.
-func rootOf(r io.ReaderAt, size int64) (part int, holds fileSystem, err error) {
+func (c *diskContent) findRoot(r io.ReaderAt, size int64) error {
 	image, err := disk.Open(r, size)
 	if err != nil {
-		return 0, holds, err
+		return err
 	}
 	p, err := image.Part(0)
 	if err != nil {
-		return 0, holds, err
+		return err
 	}
 	holds, ok := fileSystems[p.Format]
 	if !ok {
-		return 0, holds, fmt.Errorf("there is no ext, FAT, squashfs or ISO 9660 file system on it; what it holds is: %s", p.Format)
+		return fmt.Errorf("there is no ext, FAT, squashfs or ISO 9660 file system on it; what it holds is: %s", p.Format)
 	}
-	return p.Number, holds, nil
+	c.part, c.holds = p.Number, holds
+	if p.Format == disk.Ext {
+		c.unclean, err = ext4.NeedsRecovery(p.Reader())
+	}
+	return err
 }
 
 // addDisks gives a machine that is prepared the disks of the file, behind that of
@@ -344,6 +349,9 @@ func (p *project) planDisk(env Env, m *lab.Machine, i int, found diskContent, on
 	}
 	from := inDir(p.dir(env), k.From)
 	image := machine.Disk{Path: from, Format: found.format, Serial: k.Name, ReadOnly: k.ReadOnly, Persistent: k.InPlace}
+	if found.unclean && k.ReadOnly && k.Mount != "" { // the kernel would refuse
+		return image, nil, &diskMistake{fmt.Errorf("%s can't be mounted read-only: it was not unmounted, and what its journal holds has to be written to it first; leave read-only out (the image stays as it is, and what is written is kept beside it), or repair the image: e2fsck, or a machine that has it in-place", from)}
+	}
 	switch {
 	case found.format == machine.QCOW2 && onUML:
 		if k.InPlace {

@@ -323,6 +323,11 @@ func TestJournal(t *testing.T) {
 	must(t, err)
 	fs, err := Open(bytes.NewReader(b), int64(len(b)))
 	must(t, err)
+	for want, image := range map[bool][]byte{true: b, false: specimen(t, Options{BlockSize: 1024})} {
+		if got, err := NeedsRecovery(bytes.NewReader(image)); got != want || err != nil {
+			t.Errorf("needs recovery: %t, %v, want %t", got, err, want)
+		}
+	}
 	if n := fs.Info().Replayed; n != 2 || len(fs.moved) != 1 {
 		t.Errorf("%d transactions with %d blocks were played back, not 2 with 1", n, len(fs.moved))
 	}

@@ -65,6 +65,21 @@ func Open(r io.ReaderAt, size int64) (*FS, error) {
 	return f, nil
 }
 
+// NeedsRecovery says whether the journal of the file system that begins at byte 0 of
+// r has to be played back before it can be used, so that Linux mounts it only where
+// it can write. It looks at nothing but the superblock, which r must have.
+func NeedsRecovery(r io.ReaderAt) (bool, error) {
+	b := make([]byte, superSize)
+	if err := readFull(r, b, superOffset); err != nil {
+		return false, fmt.Errorf("read superblock: %w", err)
+	}
+	var s superblock
+	if _, err := binary.Decode(b, le, &s); err != nil {
+		return false, err
+	}
+	return s.Magic == superMagic && s.RevLevel > 0 && s.Incompat&incompatRecover != 0, nil
+}
+
 func (f *FS) open(size int64) error {
 	b := make([]byte, superSize)
 	if size < superOffset+superSize {
