@@ -48,6 +48,14 @@ type Program struct {
 	Stdout, Stderr io.Writer // nil drops what is written
 	Terminal       string    // with a value such as "xterm", it gets a terminal of this kind
 	Size           access.Size
+
+	// NoThreads has gdbserver do without libthread_db, and gdb without the values
+	// of thread-local variables; threads are seen. The kernel of User-Mode Linux
+	// needs that: asked by PTRACE_ARCH_PRCTL where the thread-local storage of the
+	// program is, it tells gdbserver where gdbserver's own is, and with a library
+	// that reads there gdbserver gives up at the first stop. The machine is
+	// without the library from then on.
+	NoThreads bool
 }
 
 // Server is a gdbserver that runs in a machine, with a program that stands
@@ -94,6 +102,11 @@ func Serve(ctx context.Context, c *access.Client, p Program) (*Server, error) {
 		}
 		argv = append(append(argv, "127.0.0.1:0", file), p.Argv[1:]...)
 	}
+	if p.NoThreads {
+		if err := hide(ctx, c); err != nil {
+			return nil, fmt.Errorf("debug %q: %w", name, err)
+		}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	s := &Server{client: c, cancel: cancel, ended: make(chan struct{})}
 	m := &messages{out: p.Stderr, listening: make(chan struct{})}
@@ -125,6 +138,22 @@ func Serve(ctx context.Context, c *access.Client, p Program) (*Server, error) {
 	}
 	s.File = strings.TrimSuffix(string(file), "\n")
 	return s, nil
+}
+
+// hideThreads lays an empty file over libthread_db, which gdbserver then can't
+// load, and which the image, the base of the root, keeps.
+const hideThreads = `for f in /lib/libthread_db.so.1 /lib/*/libthread_db.so.1 /usr/lib/libthread_db.so.1 /usr/lib/*/libthread_db.so.1; do
+	if [ -f "$f" ]; then mount --bind /dev/null "$f" || exit; fi
+done`
+
+// hide hides libthread_db.
+func hide(ctx context.Context, c *access.Client) error {
+	var said bytes.Buffer
+	status, err := c.Run(ctx, access.Command{Argv: []string{"sh", "-c", hideThreads}, Stderr: &said})
+	if err == nil && status.Code != 0 {
+		err = fmt.Errorf("hide libthread_db from gdbserver: %s", strings.TrimSpace(said.String()))
+	}
+	return err
 }
 
 // find looks for a program in the machine's PATH. A shell that is asked to run
@@ -189,10 +218,11 @@ func (s *Server) Close() {
 	<-s.ended
 }
 
-// Processes finds processes of a machine by the name of their program.
+// Processes finds processes of a machine by the name of their program. The
+// dropbear that serves c itself is none: nobody could ask for it any more.
 func Processes(ctx context.Context, c *access.Client, name string) ([]int, error) {
 	var out bytes.Buffer
-	if _, err := c.Run(ctx, access.Command{Argv: []string{"pidof", name}, Stdout: &out}); err != nil {
+	if _, err := c.Run(ctx, access.Command{Argv: []string{"sh", "-c", listProcesses, name}, Stdout: &out}); err != nil {
 		return nil, err
 	}
 	var pids []int
@@ -203,6 +233,12 @@ func Processes(ctx context.Context, c *access.Client, name string) ([]int, error
 	}
 	return pids, nil
 }
+
+// listProcesses prints what the program of its argument runs as, but for what
+// its own parent is.
+const listProcesses = `for pid in $(pidof "$0"); do
+	[ "$pid" = $PPID ] || echo "$pid"
+done`
 
 // messages takes what gdbserver itself says out of what a program writes.
 type messages struct {
