@@ -159,6 +159,14 @@ func (o *importVerb) deliver(env Env, r *importer.Result) error {
 		up += " -f " + o.out
 	}
 	var out page
-	out.printf("wrote %s: %d machines on %d networks; try: %s\n", o.out, len(machines), len(networks), up)
+	out.printf("wrote %s: %s on %s; try: %s\n", o.out, some(len(machines), "machine"), some(len(networks), "network"), up)
 	return out.show(env)
+}
+
+// some is a number of things.
+func some(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }

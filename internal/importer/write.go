@@ -40,7 +40,8 @@ func (t *topology) write() []byte {
 	for _, a := range t.about {
 		f.linef("# %s", comment(a))
 	}
-	f.linef("# Start it with: wolffia up; all keys: docs/file.md or wolffia schema")
+	f.linef("# Start it with wolffia up, or wolffia up -f FILE where this is not wolffia.yaml.")
+	f.linef("# All keys: docs/file.md or wolffia schema")
 	f.linef("name: %s\n", text(t.name))
 	t.writeNetworks(f)
 	f.linef("machines:")
