@@ -120,6 +120,8 @@ func receiveTap(fd int) (*os.File, error) {
 func helperError(helper, bridge, said string, err error) error {
 	fix := ""
 	switch {
+	case said == "": // it could not even be started
+		return fmt.Errorf("join bridge %s: %w", bridge, err)
 	case strings.Contains(said, "bridge.conf"), strings.Contains(said, "acl"):
 		fix = allow(bridge)
 	case strings.Contains(said, "ermitted"), strings.Contains(said, "ermission"), strings.Contains(said, "/dev/net/tun"):
