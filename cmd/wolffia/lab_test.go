@@ -299,7 +299,9 @@ machines:
 	for _, pair := range [][2]string{{"first", "middle"}, {"middle", "last"}} {
 		l.in(pair[1], "ping -c 1 -W 5 "+pair[0])
 	}
-	l.do("down")
+	if o := l.run(t, call{dir: l.dir}, "down", "-q"); o.out+o.err != "" {
+		t.Error(o)
+	}
 	l.file(`
 images: {base: {packages: [busybox-static, dropbear-bin], deps: elf}}
 networks: {lan: }

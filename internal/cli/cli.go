@@ -70,6 +70,7 @@ func Main(ctx context.Context, env Env) int {
 }
 
 func newRoot(env Env, signals *signals) *cobra.Command {
+	asksVersion := false
 	root := &cobra.Command{
 		Use:   "wolffia",
 		Short: "Small Linux systems, built and booted without root",
@@ -88,8 +89,14 @@ no container engine.`,
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if asksVersion {
+				return showVersion(env)
+			}
+			return cmd.Help()
+		},
 	}
+	root.Flags().BoolVar(&asksVersion, "version", false, "print the version")
 	root.CompletionOptions.DisableDefaultCmd = true // ours is newCompletion
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)

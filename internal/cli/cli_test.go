@@ -63,6 +63,9 @@ func TestBadUse(t *testing.T) {
 	for args, want := range map[string]string{
 		"help nonsense":            `unknown verb "nonsense"; see wolffia --help`,
 		"help cache prnue":         `unknown verb "prnue" of wolffia cache; did you mean "prune"?`,
+		"--verison":                `unknown flag --verison of wolffia; did you mean "--version"?`,
+		"ps --wide":                `unknown flag --wide of wolffia ps; see wolffia ps --help`,
+		"down --qiet":              `unknown flag --qiet of wolffia down; did you mean "--quiet"?`,
 		"hlep":                     `unknown verb "hlep"; did you mean "help"?`,
 		"completion":               `wolffia completion wants one shell: bash, zsh, fish or powershell`,
 		"completion bahs":          `unknown shell "bahs"; did you mean "bash"?`,

@@ -277,8 +277,9 @@ func allLabs(env Env) ([]labDir, error) {
 
 // labOptions say which lab a verb is about.
 type labOptions struct {
-	file string
-	lab  string
+	file  string
+	lab   string
+	quiet bool
 }
 
 // running connects to the lab that -f or --lab names, or whose file is here, or

@@ -242,6 +242,7 @@ Disks of machines, and what was written to them, stay for the next up, unless
 		},
 	}
 	o.flags(env, cmd)
+	o.quietFlag(cmd)
 	cmd.Flags().BoolVar(&volumes, "volumes", false, "drop the machines' disks, too")
 	return cmd
 }
@@ -252,7 +253,7 @@ func down(ctx context.Context, env Env, o *labOptions, volumes bool) error {
 	switch {
 	case err == nil:
 		defer c.Close()
-		return end(ctx, env, c, d, volumes)
+		return end(ctx, o.progress(env), c, d, volumes)
 	case !errors.As(err, &dead) && !errors.Is(err, errNotUp):
 		return err
 	}
@@ -272,8 +273,7 @@ func down(ctx context.Context, env Env, o *labOptions, volumes bool) error {
 }
 
 // end has the supervisor end the lab, and waits until it is gone itself.
-func end(ctx context.Context, env Env, c *api.Client, d labDir, volumes bool) error {
-	screen := progress(env)
+func end(ctx context.Context, screen *term.Renderer, c *api.Client, d labDir, volumes bool) error {
 	defer screen.Close()
 	err := c.Down(ctx, volumes, screen)
 	var gone *api.GoneError
@@ -291,7 +291,9 @@ func end(ctx context.Context, env Env, c *api.Client, d labDir, volumes bool) er
 }
 
 // progress shows what is waited for.
-func progress(env Env) *term.Renderer { return (&buildOptions{}).renderer(env) }
+func (o *labOptions) progress(env Env) *term.Renderer {
+	return (&buildOptions{quiet: o.quiet}).renderer(env)
+}
 
 func newRestart(env Env) *cobra.Command {
 	o := &labOptions{}
@@ -307,12 +309,13 @@ are ready. Without a name it does so with all of them. The other machines go on.
 				return err
 			}
 			defer c.Close()
-			screen := progress(env)
+			screen := o.progress(env)
 			defer screen.Close()
 			return fromSupervisor(c.Restart(cmd.Context(), args, screen))
 		},
 	}
 	o.flags(env, cmd)
+	o.quietFlag(cmd)
 	cmd.ValidArgsFunction = o.machines(env)
 	return cmd
 }
@@ -336,12 +339,13 @@ func newStop(env Env) *cobra.Command {
 			if kill {
 				return fromSupervisor(c.Kill(cmd.Context(), args))
 			}
-			screen := progress(env)
+			screen := o.progress(env)
 			defer screen.Close()
 			return fromSupervisor(c.Stop(cmd.Context(), args, screen))
 		},
 	}
 	o.flags(env, cmd)
+	o.quietFlag(cmd)
 	cmd.Flags().BoolVar(&kill, "kill", false, "end it at once, without asking")
 	cmd.ValidArgsFunction = o.machines(env)
 	return cmd
@@ -359,6 +363,11 @@ func (o *labOptions) flags(env Env, cmd *cobra.Command) {
 		}
 		return labNames(labs), cobra.ShellCompDirectiveNoFileComp
 	})
+}
+
+// quietFlag is for verbs that show progress.
+func (o *labOptions) quietFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "say nothing but warnings and errors")
 }
 
 // machines completes the names of the lab's machines.

@@ -15,17 +15,21 @@ func newVersion(env Env) *cobra.Command {
 		Example: "  wolffia version --json",
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			v := version()
 			if asJSON {
-				return writeJSON(env.Stdout, v)
+				return writeJSON(env.Stdout, version())
 			}
-			var out page
-			out.printf("wolffia %s %s/%s %s\n", v.Version, v.OS, v.Arch, v.Go)
-			return out.show(env)
+			return showVersion(env)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+func showVersion(env Env) error {
+	v := version()
+	var out page
+	out.printf("wolffia %s %s/%s %s\n", v.Version, v.OS, v.Arch, v.Go)
+	return out.show(env)
 }
 
 // buildVersion is what the Go toolchain wrote into the binary about itself.

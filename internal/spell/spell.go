@@ -15,7 +15,7 @@ const maxWord = 128
 // of the word's letters changed, or more than three; the first of equals wins.
 func Nearest(word string, candidates []string) string {
 	best, name := 4, ""
-	limit := max(1, utf8.RuneCountInString(word)/3+1)
+	limit := max(1, (utf8.RuneCountInString(word)+1)/3)
 	for _, c := range candidates {
 		if d := Distance(word, c); d < best && d <= limit {
 			best, name = d, c

@@ -6,7 +6,7 @@ func TestNearest(t *testing.T) {
 	verbs := []string{"run", "build", "doctor", "explain", "cache"}
 	for word, want := range map[string]string{
 		"rnu": "run", "buidl": "build", "bild": "build", "docter": "doctor",
-		"explian": "explain", "xyzzy": "", "": "", "cahce": "cache", "RUN": "",
+		"explian": "explain", "xyzzy": "", "": "", "cahce": "cache", "RUN": "", "bulk": "", "ron": "run",
 	} {
 		if got := Nearest(word, verbs); got != want {
 			t.Errorf("Nearest(%q) = %q, want %q", word, got, want)
