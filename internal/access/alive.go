@@ -15,6 +15,9 @@ type Alive struct {
 	// Hopeless is asked at every look in vain whether more would be in vain too;
 	// nil means that nothing is known of it.
 	Hopeless func() bool
+	// Vain is told of each look in vain, how many of them there were in a row, and
+	// of each answer, by 0. It must not block; nil tells nobody.
+	Vain func(looks int)
 }
 
 // SilentError is a machine that no longer answers, though its process may run: its
@@ -64,6 +67,7 @@ func (c *Client) ask(ctx context.Context, a Alive) {
 				return
 			}
 			answer, looks = nil, 0
+			a.tell(looks)
 			continue
 		case <-ticker.C:
 		}
@@ -72,11 +76,18 @@ func (c *Client) ask(ctx context.Context, a Alive) {
 			continue
 		}
 		if looks++; looks < a.Patient && (a.Hopeless == nil || !a.Hopeless()) {
+			a.tell(looks)
 			continue
 		}
 		c.watched.silent.Store(&SilentError{For: time.Duration(looks) * a.Every})
 		c.ssh.Close()
 		return
+	}
+}
+
+func (a Alive) tell(looks int) {
+	if a.Vain != nil {
+		a.Vain(looks)
 	}
 }
 

@@ -3,6 +3,7 @@ package access
 import (
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,11 +33,15 @@ func TestKeepAlive(t *testing.T) {
 	for name, stdin := range map[string]string{"idle": "", "writing": strings.Repeat("x", 8<<20)} {
 		t.Run(name, func(t *testing.T) {
 			client := dialServer(t, func(c net.Conn, k Keys) { frozenServer(t, c, k) })
-			client.KeepAlive(Alive{Every: 20 * time.Millisecond, Patient: 5})
+			var vain []int
+			client.KeepAlive(Alive{Every: 20 * time.Millisecond, Patient: 5, Vain: func(looks int) { vain = append(vain, looks) }})
 			_, err := client.Run(t.Context(), Command{Argv: []string{"sleep", "1000"}, Stdin: strings.NewReader(stdin)})
 			var silent *SilentError
 			if !errors.As(err, &silent) || silent.For != 100*time.Millisecond {
 				t.Errorf("it ended with %v", err)
+			}
+			if !slices.Equal(vain, []int{1, 2, 3, 4}) {
+				t.Errorf("looks in vain: %v", vain)
 			}
 			if _, err := client.Connect(t.Context(), "127.0.0.1:1"); !errors.As(err, &silent) {
 				t.Errorf("then it is %v", err)

@@ -106,14 +106,16 @@ func (o *enterOptions) enter(ctx context.Context, env Env, sig *signals, name st
 		return notEntered(err)
 	}
 	defer c.Close()
-	client, err := enterMachine(ctx, env, c, name)
+	watch := &vigil{env: env, machine: name}
+	client, err := enterMachine(ctx, c, watch)
 	if err != nil {
 		return notEntered(err)
 	}
 	defer client.Close()
 	running, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	status, err := newRemote(env, argv, end).run(running, sig, client, o.tty || len(argv) == 0, o.noTTY)
+	r := newRemote(env, argv, end, watch)
+	status, err := r.run(running, sig, client, o.tty || len(argv) == 0, o.noTTY)
 	switch {
 	case errors.Is(err, unix.EPIPE):
 		return statusError(128 + unix.SIGPIPE)
@@ -149,8 +151,10 @@ func notEntered(err error) error {
 // what that waits for.
 const waitPatience = 2 * time.Second
 
-// enterMachine logs in to a machine. While that has to wait, it says for what.
-func enterMachine(ctx context.Context, env Env, c *api.Client, name string) (*access.Client, error) {
+// enterMachine logs in to a machine. While that has to wait, and when the machine
+// hangs later on, it is said what is waited for.
+func enterMachine(ctx context.Context, c *api.Client, s *vigil) (*access.Client, error) {
+	name := s.machine
 	var waiting sync.WaitGroup
 	defer waiting.Wait()
 	entering, entered := context.WithCancel(ctx)
@@ -158,7 +162,7 @@ func enterMachine(ctx context.Context, env Env, c *api.Client, name string) (*ac
 	waiting.Go(func() {
 		if pause(entering, waitPatience) == nil {
 			if state := stateOf(entering, c, name); state != "" {
-				fmt.Fprintf(env.Stderr, "wolffia: machine %s is %s; waiting until it can be entered\n", name, state)
+				fmt.Fprintf(s.env.Stderr, "wolffia: machine %s is %s; waiting until it can be entered\n", name, state)
 			}
 		}
 	})
@@ -168,7 +172,7 @@ func enterMachine(ctx context.Context, env Env, c *api.Client, name string) (*ac
 		return nil, lost(ctx, c, name, err)
 	}
 	if client != nil {
-		client.KeepAlive(access.Alive{})
+		client.KeepAlive(s.alive())
 	}
 	return client, err
 }
@@ -319,10 +323,12 @@ func (c *copier) enter(ctx context.Context, machine string) (*access.Client, err
 	if client := c.clients[machine]; client != nil {
 		return client, nil
 	}
-	client, err := enterMachine(ctx, c.env, c.lab, machine)
+	watch := &vigil{env: c.env, machine: machine}
+	client, err := enterMachine(ctx, c.lab, watch)
 	if err != nil {
 		return nil, fromSupervisor(err)
 	}
+	watch.during(func() {}) // it is interrupted by its context
 	c.clients[machine] = client
 	return client, nil
 }

@@ -317,7 +317,7 @@ func (o *gdbOptions) debugProgram(ctx context.Context, d *debugger, p *project, 
 		return err
 	}
 	defer client.Close()
-	s.KeepAlive(client)
+	s.KeepAlive(client, access.Alive{})
 	if err := s.Ready(ctx); err != nil {
 		return err
 	}

@@ -18,10 +18,12 @@ type remote struct {
 	env Env
 	cmd access.Command
 	end context.CancelCauseFunc // of the context that it runs in
+
+	vigil *vigil // over the machine
 }
 
-func newRemote(env Env, argv []string, end context.CancelCauseFunc) *remote {
-	return &remote{env: env, end: end, cmd: access.Command{
+func newRemote(env Env, argv []string, end context.CancelCauseFunc, watch *vigil) *remote {
+	return &remote{env: env, end: end, vigil: watch, cmd: access.Command{
 		Argv: argv, Stdin: env.Stdin, Stdout: &output{env.Stdout, end}, Stderr: &output{env.Stderr, end},
 	}}
 }
@@ -36,10 +38,19 @@ func (r *remote) run(ctx context.Context, sig *signals, client *access.Client, t
 			return access.Status{}, err
 		}
 		defer restore()
+		r.cmd.Stdin = &keys{r.cmd.Stdin, r.vigil}
 	}
 	passing := make(chan string, 16)
 	r.cmd.Signals = passing
-	defer sig.pass(passOn(passing, func() { r.end(statusError(ExitInterrupted)) }))()
+	leave := func() { r.end(statusError(ExitInterrupted)) }
+	defer r.vigil.during(leave)()
+	pass := passOn(passing, leave)
+	defer sig.pass(func(s unix.Signal) {
+		pass(s)
+		if s == unix.SIGINT || s == unix.SIGTERM {
+			r.vigil.interrupt()
+		}
+	})()
 	return client.Run(ctx, r.cmd)
 }
 

@@ -182,7 +182,8 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 		return err
 	}
 	defer client.Close()
-	s.KeepAlive(client)
+	watch := &vigil{env: env, machine: s.Name()}
+	s.KeepAlive(client, watch.alive())
 	if err := s.Ready(ctx); err != nil {
 		return err
 	}
@@ -196,7 +197,7 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 			end(errGone)
 		}
 	})
-	r := newRemote(env, argv, end)
+	r := newRemote(env, argv, end, watch)
 	after := func() error { return nil }
 	if o.around != nil {
 		if after, err = o.around(running, client, &r.cmd); err != nil {

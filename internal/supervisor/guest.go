@@ -318,8 +318,9 @@ func (s *Guest) Dial(ctx context.Context) (*access.Client, error) {
 
 // KeepAlive has a client of this machine notice when the machine hangs; see
 // [access.Client.KeepAlive]. What its console says may tell earlier.
-func (s *Guest) KeepAlive(c *access.Client) {
-	c.KeepAlive(access.Alive{Hopeless: func() bool { return examine(s.machine).Final() }})
+func (s *Guest) KeepAlive(c *access.Client, a access.Alive) {
+	a.Hopeless = func() bool { return examine(s.machine).Final() }
+	c.KeepAlive(a)
 }
 
 // GiveUp ends a machine that no longer answers, and reports what is known of it;
