@@ -69,24 +69,25 @@ machines:
   carl: {networks: [lan, {network: quiet, in: loss 10% seed 42}]}
 `)
 	l.do("up")
-	ping := func(flags string) (sent, got int, average float64) {
+	// The shortest time is what the link adds: the others also tell how busy the
+	// host is.
+	ping := func(flags string) (got int, shortest float64) {
 		out := l.in("anna", "ping -4 -q "+flags+" || true")
 		n, ms := lossLine.FindStringSubmatch(out), timeLine.FindStringSubmatch(out)
 		if n == nil || ms == nil {
 			t.Fatal(out)
 		}
-		sent, _ = strconv.Atoi(n[1])
 		got, _ = strconv.Atoi(n[2])
-		average, _ = strconv.ParseFloat(ms[2], 64)
-		return sent, got, average
+		shortest, _ = strconv.ParseFloat(ms[1], 64)
+		return got, shortest
 	}
 	// Both ways 50 ms: the rest is what an emulated machine takes.
-	if _, got, average := ping("-c 10 -i 0.1 -w 20 bert"); got != 10 || average < 100 || average > 130 {
-		t.Errorf("%d answers, %v ms", got, average)
+	if got, shortest := ping("-c 10 -i 0.1 -w 20 bert"); got != 10 || shortest < 100 || shortest > 130 {
+		t.Errorf("%d answers, %v ms", got, shortest)
 	}
 	l.do("net", "set", "bert", "none")
-	if _, _, average := ping("-c 10 -i 0.1 -w 20 bert"); average > 50 {
-		t.Errorf("the delay is still there: %v ms", average)
+	if _, shortest := ping("-c 10 -i 0.1 -w 20 bert"); shortest > 50 {
+		t.Errorf("the delay is still there: %v ms", shortest)
 	}
 	// A tenth is lost, the same tenth each time. On the quiet network nothing but
 	// the test's own frames passes, as long as nobody has to ask for neighbours.
@@ -139,8 +140,8 @@ machines:
 `)
 	l.do("up")
 	l.in("anna", "test -e /root/life")
-	if _, _, average := ping("-c 5 -i 0.1 carl"); average < 80 || average > 110 {
-		t.Errorf("%v ms", average)
+	if _, shortest := ping("-c 5 -i 0.1 carl"); shortest < 80 || shortest > 110 {
+		t.Errorf("%v ms", shortest)
 	}
 }
 
