@@ -131,7 +131,7 @@ func userKeys() []key[rootfs.User] {
 		{"password", "A crypt(3) hash, as mkpasswd prints; no password works if absent.", textShape("$6$..."),
 			func(d *decoder, n ast.Node, u *rootfs.User) { parsed(d, n, "password", parseHash, &u.Hash) }},
 		{"keys", "Lines for authorized_keys.", listShape(textShape("ssh-ed25519 AAAA...")),
-			func(d *decoder, n ast.Node, u *rootfs.User) { u.Keys = d.texts(n, "keys") }},
+			func(d *decoder, n ast.Node, u *rootfs.User) { u.Keys = d.publicKeys(n) }},
 	}
 }
 

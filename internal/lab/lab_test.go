@@ -3,6 +3,7 @@ package lab
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -88,6 +89,7 @@ func TestMistakes(t *testing.T) {
 		"list for mapping":   {"images: [base]\n", `f:1:9: images must be a mapping (key: value), and is a list`},
 		"scalar for list":    {"images: {base: {packages: strace}}\n", `f:1:27: packages must be a list ([a, b]), and is "strace"`},
 		"bad name":           {"machines: {Alice: }\n", `f:1:12: machine "Alice": a name is 1 to 63 lower-case letters, digits and dashes, and neither starts nor ends with a dash`},
+		"no key of ssh":      {"images: {b: {users: [{name: joe, keys: [ssh-ed25519 AAAA... you@host]}]}}\n", `f:1:41: "ssh-ed25519 AAAA... you@host" is no public key of ssh: use the line in ~/.ssh/id_ed25519.pub; ssh-keygen -t ed25519 makes one`},
 		"plain password":     {"images: {b: {users: [{name: joe, password: secret}]}}\n", `f:1:44: this password is no crypt(3) hash; make one with: mkpasswd -m sha-512 (an image holds no plain passwords)`},
 		"file without kind":  {"images: {b: {files: [{path: /a}]}}\n", `f:1:22: file /a needs exactly one of from, content, link and directory`},
 		"disk too small":     {"images: {b: {size: 4K}}\n", `f:1:20: size 4K is not within 1M and 16T`},
@@ -233,6 +235,26 @@ func TestParseShare(t *testing.T) {
 	for _, text := range []string{"", "src", ":/mnt", "src:", "src:mnt", "src:/mnt:rw", "src:/a/../b", "src:/a b"} {
 		if got, err := ParseShare(text); err == nil {
 			t.Errorf("%q: %+v", text, got)
+		}
+	}
+}
+
+// TestPublicKeys: whatever sshd takes as a line of authorized_keys with a key.
+func TestPublicKeys(t *testing.T) {
+	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC0tJKN3zLb68C9K3pW941i8ckZH9kejMV3dMOxlnFDB"
+	for line, want := range map[string]bool{
+		key:                                true,
+		key + " me@host, at work":          true,
+		`command="echo a b",no-pty ` + key: true,
+		strings.Replace(key, "ed25519", "rsa", 1): false, // the key says otherwise
+		key[:40]:             false,
+		"":                   false,
+		"ssh-ed25519":        false,
+		"ssh-ed25519 " + key: true, // as if it were an option
+	} {
+		s, err := Parse("f", []byte(fmt.Sprintf("images: {b: {users: [{name: joe, keys: [%q]}]}}\n", line)))
+		if got := err == nil && len(s.Images["b"].Users[0].Keys) == 1; got != want {
+			t.Errorf("%q: %v", line, err)
 		}
 	}
 }

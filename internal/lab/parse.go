@@ -2,6 +2,8 @@ package lab
 
 import (
 	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -437,6 +439,44 @@ func parseHash(s string) (string, error) {
 		return "", fmt.Errorf("this password is no crypt(3) hash; make one with: mkpasswd -m sha-512 (an image holds no plain passwords)")
 	}
 	return s, nil
+}
+
+// publicKeys reads lines of authorized_keys.
+func (d *decoder) publicKeys(n ast.Node) (out []string) {
+	for _, item := range d.sequence(n, "keys") {
+		s, ok := d.text(item, "an item of keys")
+		switch {
+		case !ok:
+		case !validPublicKey(s):
+			d.fail(item, "%.60q is no public key of ssh: use the line in ~/.ssh/id_ed25519.pub; ssh-keygen -t ed25519 makes one", s)
+		default:
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// validPublicKey says whether a line of authorized_keys (sshd(8)) has a key in it:
+// a type, and in Base64 that type once more and what the key consists of, each
+// with its length before it (RFC 4253, 6.6). Options may come before, a comment
+// behind.
+func validPublicKey(s string) bool {
+	fields := strings.Fields(s)
+	if strings.ContainsAny(s, "\n\r\x00") || len(s) > 16<<10 {
+		return false
+	}
+	for i := range len(fields) - 1 {
+		key, err := base64.StdEncoding.DecodeString(fields[i+1])
+		var parts [][]byte
+		for err == nil && len(key) >= 4 && uint64(binary.BigEndian.Uint32(key)) <= uint64(len(key)-4) {
+			end := 4 + binary.BigEndian.Uint32(key)
+			parts, key = append(parts, key[4:end]), key[end:]
+		}
+		if len(parts) > 1 && len(key) == 0 && string(parts[0]) == fields[i] {
+			return true
+		}
+	}
+	return false
 }
 
 func validAccount(s string) bool {
