@@ -17,7 +17,8 @@ import (
 // can understand each with what comes before it, and no cycle of meaning
 // (a format that knows a command, a switch that knows a lab) can grow.
 var layers = []string{
-	"tree event host spell stall tooltest",
+	"tooltest",
+	"tree event host spell stall",
 	"tree/treetest tree/hostdir",
 	"store",
 	"image/compress image/mbr image/xz image/finding",

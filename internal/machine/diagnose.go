@@ -3,6 +3,7 @@ package machine
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 )
 
 // Symptom is a line that tells why a machine did not live, and what it means.
@@ -58,6 +59,24 @@ func (s *Spec) Refine(x Symptom) Symptom {
 		}
 	}
 	return x
+}
+
+// Fault is why a guest must not go on, where it does not know that itself: the
+// first reason that was given. The zero value is none. Its methods may be called
+// from any goroutine.
+type Fault struct{ why atomic.Pointer[Symptom] }
+
+// Set gives a reason.
+func (f *Fault) Set(why Symptom) { f.why.CompareAndSwap(nil, &why) }
+
+// Explain makes the reason that of the machine's end, if there is one.
+func (f *Fault) Explain(e *Exit) bool {
+	why := f.why.Load()
+	if why == nil {
+		return false
+	}
+	e.Stage, e.Cause, e.Fix = why.Stage, why.Cause, why.Fix
+	return true
 }
 
 // NoSpace is a disk of the host's that is full, while what a guest writes to its

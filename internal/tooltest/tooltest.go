@@ -1,6 +1,6 @@
 // Package tooltest finds the programs that tests compare wolffia with. In
 // continuous integration one that is missing fails the test; elsewhere it is
-// skipped, with the name of the Debian package to install.
+// skipped, with the name of the Debian package to install. Nothing else skips a test.
 //
 //	e2fsck := tooltest.Require(t, "e2fsck", "e2fsprogs")
 package tooltest
@@ -20,9 +20,16 @@ func Require(t testing.TB, tool, debianPackage string) string {
 			return path
 		}
 	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is missing: apt-get install %s", tool, debianPackage)
-	}
-	t.Skipf("%s is missing: apt-get install %s", tool, debianPackage)
+	Missing(t, "%s is missing: apt-get install %s", tool, debianPackage)
 	return ""
+}
+
+// Missing ends a test for which this host lacks something: in continuous
+// integration it fails, elsewhere it is skipped.
+func Missing(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
 }

@@ -10,14 +10,6 @@ import (
 	"wolffia/internal/tooltest"
 )
 
-func missing(t testing.TB, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
 // run gives a program's standard output.
 func run(t testing.TB, dir, name string, args ...string) []byte {
 	t.Helper()
@@ -61,10 +53,10 @@ func download(t testing.TB, packages ...string) []string {
 	if apt(fetch...) != nil {
 		own := []string{"-o", "Dir::State=" + dir + "/state", "-o", "Acquire::Languages=none", "-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"}
 		if err := apt(append(own, "update")...); err != nil {
-			missing(t, "apt-get update: %v", err)
+			tooltest.Missing(t, "apt-get update: %v", err)
 		}
 		if err := apt(append(own, fetch...)...); err != nil {
-			missing(t, "apt-get download: %v", err)
+			tooltest.Missing(t, "apt-get download: %v", err)
 		}
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "out", "*.deb"))

@@ -137,10 +137,7 @@ func archive(t testing.TB) (*apt, *Index) {
 	tooltest.Require(t, "apt-get", "apt")
 	a, err := realApt()
 	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("update apt's lists: %v", err)
-		}
-		t.Skipf("update apt's lists: %v", err)
+		tooltest.Missing(t, "update apt's lists: %v", err)
 	}
 	return a, NewIndex(a.lists...)
 }

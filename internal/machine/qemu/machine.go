@@ -34,14 +34,14 @@ type running struct {
 	status  *os.File
 	ports   []vnet.Port
 	killed  atomic.Bool
-	heard   atomic.Bool // a status line came
-	debug   atomic.Bool // a debugger stops the guest and lets it run
+	heard   atomic.Bool   // a status line came
+	debug   atomic.Bool   // a debugger stops the guest and lets it run
+	fault   machine.Fault // why the guest can't go on, as QEMU tells
 
 	began chan struct{} // closed when the guest has begun to run
 
 	mu     sync.Mutex
-	reason string          // of QEMU's event SHUTDOWN
-	fault  machine.Symptom // why the guest can't go on, as QEMU tells
+	reason string // of QEMU's event SHUTDOWN
 
 	done chan struct{}
 	exit machine.Exit // valid after done
@@ -236,11 +236,7 @@ func (m *running) onEvent(e event) {
 
 // stop ends the machine, for a reason that it does not know itself.
 func (m *running) stop(why machine.Symptom) {
-	m.mu.Lock()
-	if m.fault.Cause == "" {
-		m.fault = why
-	}
-	m.mu.Unlock()
+	m.fault.Set(why)
 	m.proc.Kill()
 }
 
@@ -370,15 +366,14 @@ func (m *running) classify(ws syscall.WaitStatus, keeperErr, monitorErr error) m
 		e.Tail = host
 	}
 	m.mu.Lock()
-	reason, fault := m.reason, m.fault
+	reason := m.reason
 	m.mu.Unlock()
 	said := m.console.Tail(searchLines)
 	panicked := strings.Contains(strings.Join(said, "\n"), "Kernel panic - not syncing")
 	switch {
 	case m.killed.Load():
 		e.Cause = "killed"
-	case fault.Cause != "":
-		e.Stage, e.Cause, e.Fix = fault.Stage, fault.Cause, fault.Fix
+	case m.fault.Explain(&e):
 	case keeperErr != nil:
 		e.Cause = "the process that holds the machine was killed"
 	case reason == "guest-reset" && len(said) == 0 && m.spec.Firmware == machine.FirmwareNone:

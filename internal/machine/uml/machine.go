@@ -31,8 +31,7 @@ type running struct {
 	ports   []vnet.Port
 	killed  atomic.Bool
 
-	mu    sync.Mutex
-	fault machine.Symptom // why the guest must not go on
+	fault machine.Fault // what the guest says of its disks' room
 
 	done chan struct{}
 	exit machine.Exit // valid after done
@@ -231,11 +230,7 @@ func (m *running) own(first func(), stop func() bool) {
 
 // stop ends the machine, for a reason that it does not know itself.
 func (m *running) stop(why machine.Symptom) {
-	m.mu.Lock()
-	if m.fault.Cause == "" {
-		m.fault = why
-	}
-	m.mu.Unlock()
+	m.fault.Set(why)
 	m.proc.Kill()
 }
 
@@ -320,15 +315,11 @@ func (m *running) classify(ws syscall.WaitStatus, keeperErr error) machine.Exit 
 	if len(guest) == 0 { // it did not come as far as its console
 		e.Tail = host
 	}
-	m.mu.Lock()
-	fault := m.fault
-	m.mu.Unlock()
 	restarted := strings.Contains(strings.Join(host, "\n"), restartFailed)
 	switch {
 	case m.killed.Load():
 		e.Cause = "killed"
-	case fault.Cause != "":
-		e.Stage, e.Cause, e.Fix = fault.Stage, fault.Cause, fault.Fix
+	case m.fault.Explain(&e):
 	case keeperErr != nil:
 		e.Cause = "the process that holds the machine was killed"
 	case ws.Exited() && (ws.ExitStatus() == 0 || restarted):
