@@ -206,7 +206,9 @@ func TestLongFolder(t *testing.T) {
 	}
 }
 
-// An idle machine takes no processor time: its processes' clocks stand still.
+// An idle machine takes no processor time: its processes' clocks stand still
+// as soon as the kernel has come to rest, which seeds its random numbers for a
+// while, longer on a busy host.
 func TestIdle(t *testing.T) {
 	spec := umlSpec(t)
 	f := machinetest.UML(t)
@@ -220,12 +222,19 @@ func TestIdle(t *testing.T) {
 	if _, err := m.Status().Read(b); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(time.Second) // the kernel seeds its random numbers for a while
-	before := ticks(t, spec)
-	time.Sleep(3 * time.Second)
-	if used := ticks(t, spec) - before; used > 3 { // hundredths of a second: 1 %
-		t.Errorf("idle for 3 s, it used %d ms", used*10)
+	const span = 3 * time.Second
+	const most = 3 // hundredths of a second: 1 %
+	var used []int
+	for range 5 {
+		before := ticks(t, spec)
+		time.Sleep(span)
+		n := ticks(t, spec) - before
+		if n <= most {
+			return
+		}
+		used = append(used, n)
 	}
+	t.Errorf("idle, it used these hundredths of a second in one span of %s after the other: %d", span, used)
 }
 
 // ticks is the processor time of a machine's processes, in clock ticks.
