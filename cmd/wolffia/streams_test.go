@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,26 +17,94 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// TestStreamsRoundTrip sends 50 MB of noise through cat in a machine.
-func TestStreamsRoundTrip(t *testing.T) {
+// way is one of those in which a command gets into a machine: over ssh, and, where
+// the kernel has ports of a virtio console, over these.
+type way struct {
+	p   *person
+	bin string   // the program
+	run []string // its first words
+}
+
+// eachWay tests all ways. Emulated machines are slow enough without the race
+// detector in wolffia.
+func eachWay(t *testing.T, test func(t *testing.T, w way)) {
 	parallel(t)
 	p := newPerson(t)
-	const size = 50 << 20
-	in, out := sha256.New(), sha256.New()
-	noise := io.TeeReader(io.LimitReader(rand.NewChaCha8([32]byte{2}), size), in)
-	cmd := p.command(t.Context(), call{stdin: noise}, "run", "--", "cat")
-	counted := &counter{w: out}
-	var errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = counted, &errs
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("%v\n%s", err, &errs)
+	bin, err := program()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if counted.n != size || !bytes.Equal(in.Sum(nil), out.Sum(nil)) {
-		t.Errorf("%d bytes went in, %d others came back", size, counted.n)
+	t.Run("ssh", func(t *testing.T) { test(t, way{p, bin, []string{"run"}}) })
+	t.Run("ports", func(t *testing.T) {
+		tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
+		test(t, way{p, p.plain(t), []string{"run", "-q", "--backend", "qemu"}})
+	})
+}
+
+// try runs a command.
+func (w way) try(t *testing.T, c call, argv ...string) outcome {
+	t.Helper()
+	c.program, c.limit = w.bin, cold
+	return w.p.try(t, c, w.words(argv)...)
+}
+
+// ok runs a command that ends with status 0.
+func (w way) ok(t *testing.T, c call, argv ...string) outcome {
+	t.Helper()
+	o := w.try(t, c, argv...)
+	if o.status != 0 {
+		t.Fatal(o)
 	}
-	if errs.Len() > 0 {
-		t.Errorf("standard error: %s", &errs)
+	return o
+}
+
+// start starts one.
+func (w way) start(t *testing.T, argv ...string) *running {
+	t.Helper()
+	return w.p.start(t, call{program: w.bin}, w.words(argv)...)
+}
+
+func (w way) words(argv []string) []string { return slices.Concat(w.run, []string{"--"}, argv) }
+
+// TestPorts holds that an emulated machine that runs a command over ports has no
+// card for ssh, and needs no ssh server.
+func TestPorts(t *testing.T) {
+	parallel(t)
+	tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
+	p := newPerson(t)
+	o := p.run(t, call{program: p.plain(t)}, "run", "-q", "--backend", "qemu", "--network", "none", "--", "sh", "-c",
+		"ls /sys/class/net; ls /sys/class/virtio-ports | wc -l; pidof nc dropbear; true")
+	if want := "lo\n4\n"; o.out != want {
+		t.Errorf("%v, want %q", o, want)
 	}
+	// The command leads a session of its own: what it sends to its group reaches
+	// nobody else.
+	o = p.try(t, call{program: p.plain(t)}, "run", "-q", "--backend", "qemu", "--", "sh", "-c", "echo out; kill -TERM 0")
+	if o.out != "out\n" || o.status != 128+15 {
+		t.Error(o)
+	}
+}
+
+// TestStreamsRoundTrip sends 50 MB of noise through cat in a machine.
+func TestStreamsRoundTrip(t *testing.T) {
+	eachWay(t, func(t *testing.T, w way) {
+		const size = 50 << 20
+		in, out := sha256.New(), sha256.New()
+		noise := io.TeeReader(io.LimitReader(rand.NewChaCha8([32]byte{2}), size), in)
+		cmd := w.p.command(t.Context(), call{program: w.bin, stdin: noise}, w.words([]string{"cat"})...)
+		counted := &counter{w: out}
+		var errs bytes.Buffer
+		cmd.Stdout, cmd.Stderr = counted, &errs
+		if err := cmd.Run(); err != nil {
+			t.Fatalf("%v\n%s", err, &errs)
+		}
+		if counted.n != size || !bytes.Equal(in.Sum(nil), out.Sum(nil)) {
+			t.Errorf("%d bytes went in, %d others came back", size, counted.n)
+		}
+		if errs.Len() > 0 {
+			t.Errorf("standard error: %s", &errs)
+		}
+	})
 }
 
 type counter struct {
@@ -78,46 +147,50 @@ func TestEveryExitStatus(t *testing.T) {
 // TestStreamsApart holds that each of the two outputs has its own bytes, all
 // of them and no others.
 func TestStreamsApart(t *testing.T) {
-	parallel(t)
-	p := newPerson(t)
-	cases := []struct {
-		name, script, in, out, err string
-		status                     int
-	}{
-		{name: "out and err", script: "echo out; echo err >&2", out: "out\n", err: "err\n"},
-		{name: "status too", script: "echo err >&2; exit 9", err: "err\n", status: 9},
-		{name: "bytes of all kinds", script: `printf 'a\0\377\r\n\n\r\033[2J\177\200'; printf '\0\r\n\377' >&2`,
-			out: "a\x00\xff\r\n\n\r\x1b[2J\x7f\x80", err: "\x00\r\n\xff"},
-		{name: "no newline at the end", script: "printf x; printf y >&2", out: "x", err: "y"},
-		{name: "binary input", script: "cat", in: "\x00\x03\x04\x1a\x1c\x1d\r\n\xff\xfe", out: "\x00\x03\x04\x1a\x1c\x1d\r\n\xff\xfe"},
-		{name: "empty input", script: "wc -c; cat", out: "0\n"},
-		{name: "last bytes after the input's end", script: "cat >/dev/null; echo done", in: "x", out: "done\n"},
-		{name: "closed outputs", script: "exec >&- 2>&-; exit 5", status: 5},
-		{name: "no such command", script: "no-such-command", err: "sh: no-such-command: not found\n", status: 127},
-		{name: "killed", script: "kill -KILL $$", status: 128 + 9},
-		{name: "ended by TERM", script: "kill -TERM $$", status: 128 + 15},
-		{name: "ended by USR1", script: "kill -USR1 $$", status: 128 + 10},
-		{name: "crashed", script: "kill -SEGV $$", status: 128 + 11},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			o := p.try(t, call{stdin: strings.NewReader(c.in)}, "run", "--", "sh", "-c", c.script)
-			if o.out != c.out || o.err != c.err || o.status != c.status {
-				t.Errorf("got %q, %q and %d, want %q, %q and %d", o.out, o.err, o.status, c.out, c.err, c.status)
-			}
-		})
-	}
+	eachWay(t, func(t *testing.T, w way) {
+		cases := []struct {
+			name, script, in, out, err string
+			status                     int
+		}{
+			{name: "out and err", script: "echo out; echo err >&2", out: "out\n", err: "err\n"},
+			{name: "status too", script: "echo err >&2; exit 9", err: "err\n", status: 9},
+			{name: "bytes of all kinds", script: `printf 'a\0\377\r\n\n\r\033[2J\177\200'; printf '\0\r\n\377' >&2`,
+				out: "a\x00\xff\r\n\n\r\x1b[2J\x7f\x80", err: "\x00\r\n\xff"},
+			{name: "no newline at the end", script: "printf x; printf y >&2", out: "x", err: "y"},
+			{name: "binary input", script: "cat", in: "\x00\x03\x04\x1a\x1c\x1d\r\n\xff\xfe", out: "\x00\x03\x04\x1a\x1c\x1d\r\n\xff\xfe"},
+			{name: "empty input", script: "wc -c; cat", out: "0\n"},
+			{name: "last bytes after the input's end", script: "cat >/dev/null; echo done", in: "x", out: "done\n"},
+			{name: "closed outputs", script: "exec >&- 2>&-; exit 5", status: 5},
+			{name: "no such command", script: "no-such-command", err: "sh: no-such-command: not found\n", status: 127},
+			{name: "opened by name", script: "cat /dev/stdin; echo out >/dev/stdout; echo err >/dev/stderr", in: "in\n", out: "in\nout\n", err: "err\n"},
+			{name: "others go on", script: "sleep 1000 & echo out; echo err >&2; exit 2", out: "out\n", err: "err\n", status: 2},
+			{name: "where it is", script: "pwd; echo $HOME $USER $LOGNAME $SHELL; umask; echo $TERM",
+				out: "/root\n/root root root /bin/sh\n0022\n\n"},
+			{name: "killed", script: "kill -KILL $$", status: 128 + 9},
+			{name: "ended by TERM", script: "kill -TERM $$", status: 128 + 15},
+			{name: "ended by USR1", script: "kill -USR1 $$", status: 128 + 10},
+			{name: "crashed", script: "kill -SEGV $$", status: 128 + 11},
+		}
+		for _, c := range cases {
+			t.Run(c.name, func(t *testing.T) {
+				o := w.try(t, call{stdin: strings.NewReader(c.in)}, "sh", "-c", c.script)
+				if o.out != c.out || o.err != c.err || o.status != c.status {
+					t.Errorf("got %q, %q and %d, want %q, %q and %d", o.out, o.err, o.status, c.out, c.err, c.status)
+				}
+			})
+		}
+	})
 }
 
 // TestArguments holds that the command's words arrive as they are.
 func TestArguments(t *testing.T) {
-	parallel(t)
-	p := newPerson(t)
-	words := []string{"", " ", "a b", "'", `"`, `\`, "$HOME", "`id`", "*", "--", "-x", "ü\n\t", "\xff\x01", "#", "~", ";|&<>()"}
-	o := p.run(t, call{}, append([]string{"run", "--", "printf", `%s\0`}, words...)...)
-	if got := strings.Split(strings.TrimSuffix(o.out, "\x00"), "\x00"); !equal(got, words) {
-		t.Errorf("got %q, want %q", got, words)
-	}
+	eachWay(t, func(t *testing.T, w way) {
+		words := []string{"", " ", "a b", "'", `"`, `\`, "$HOME", "`id`", "*", "--", "-x", "ü\n\t", "\xff\x01", "#", "~", ";|&<>()"}
+		o := w.ok(t, call{}, append([]string{"printf", `%s\0`}, words...)...)
+		if got := strings.Split(strings.TrimSuffix(o.out, "\x00"), "\x00"); !equal(got, words) {
+			t.Errorf("got %q, want %q", got, words)
+		}
+	})
 }
 
 func equal(a, b []string) bool { return fmt.Sprintf("%q", a) == fmt.Sprintf("%q", b) }
@@ -125,64 +198,63 @@ func equal(a, b []string) bool { return fmt.Sprintf("%q", a) == fmt.Sprintf("%q"
 // TestStdinUnread ends commands that leave a large input, and one that never
 // ends, unread.
 func TestStdinUnread(t *testing.T) {
-	parallel(t)
-	p := newPerson(t)
-	t.Run("large", func(t *testing.T) {
-		noise := io.LimitReader(rand.NewChaCha8([32]byte{3}), 8<<20)
-		if o := p.run(t, call{stdin: noise}, "run", "--", "echo", "done"); o.out != "done\n" || o.err != "" {
-			t.Error(o)
-		}
-	})
-	t.Run("open for ever", func(t *testing.T) {
-		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-		defer w.Close()
-		if o := p.run(t, call{stdin: r}, "run", "--", "echo", "done"); o.out != "done\n" || o.err != "" {
-			t.Error(o)
-		}
-	})
-	t.Run("closed", func(t *testing.T) {
-		sh := []string{"sh", "-c", `exec "$0" "$@" <&-`}
-		if o := p.run(t, call{wrap: sh}, "run", "--", "sh", "-c", "wc -c; echo done"); o.out != "0\ndone\n" || o.err != "" {
-			t.Error(o)
-		}
-	})
-	t.Run("only as much as is wanted", func(t *testing.T) {
-		noise := io.LimitReader(rand.NewChaCha8([32]byte{3}), 8<<20)
-		if o := p.run(t, call{stdin: noise}, "run", "--", "sh", "-c", "head -c 100000 | wc -c"); o.out != "100000\n" {
-			t.Error(o)
-		}
+	eachWay(t, func(t *testing.T, w way) {
+		t.Run("large", func(t *testing.T) {
+			noise := io.LimitReader(rand.NewChaCha8([32]byte{3}), 8<<20)
+			if o := w.ok(t, call{stdin: noise}, "echo", "done"); o.out != "done\n" || o.err != "" {
+				t.Error(o)
+			}
+		})
+		t.Run("open for ever", func(t *testing.T) {
+			r, open, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			defer open.Close()
+			if o := w.ok(t, call{stdin: r}, "echo", "done"); o.out != "done\n" || o.err != "" {
+				t.Error(o)
+			}
+		})
+		t.Run("closed", func(t *testing.T) {
+			sh := []string{"sh", "-c", `exec "$0" "$@" <&-`}
+			if o := w.ok(t, call{wrap: sh}, "sh", "-c", "wc -c; echo done"); o.out != "0\ndone\n" || o.err != "" {
+				t.Error(o)
+			}
+		})
+		t.Run("only as much as is wanted", func(t *testing.T) {
+			noise := io.LimitReader(rand.NewChaCha8([32]byte{3}), 8<<20)
+			if o := w.ok(t, call{stdin: noise}, "sh", "-c", "head -c 100000 | wc -c"); o.out != "100000\n" {
+				t.Error(o)
+			}
+		})
 	})
 }
 
 // TestReaderGone ends a command whose output nobody reads any more, as in a
 // pipe to head.
 func TestReaderGone(t *testing.T) {
-	parallel(t)
-	p := newPerson(t)
-	bin, _ := program()
-	script := []string{"sh", "-c", `"$0" "$@" | head -c 10`}
-	if o := p.run(t, call{wrap: script, program: bin}, "run", "--", "yes"); o.out != "y\ny\ny\ny\ny\n" {
-		t.Error(o)
-	}
+	eachWay(t, func(t *testing.T, w way) {
+		script := []string{"sh", "-c", `"$0" "$@" | head -c 10`}
+		if o := w.ok(t, call{wrap: script}, "yes"); o.out != "y\ny\ny\ny\ny\n" {
+			t.Error(o)
+		}
+	})
 }
 
 // TestLargeStderr moves several megabytes over standard error beside standard
 // output.
 func TestLargeStderr(t *testing.T) {
-	parallel(t)
-	p := newPerson(t)
-	o := p.run(t, call{}, "run", "--", "sh", "-c",
-		`head -c 6000000 /dev/zero | tr '\0' e >&2 & head -c 3000000 /dev/zero | tr '\0' o; wait`)
-	if o.out != strings.Repeat("o", 3000000) {
-		t.Errorf("standard output has %d bytes: %s", len(o.out), clip(o.out))
-	}
-	if o.err != strings.Repeat("e", 6000000) {
-		t.Errorf("standard error has %d bytes: %s", len(o.err), clip(o.err))
-	}
+	eachWay(t, func(t *testing.T, w way) {
+		o := w.ok(t, call{}, "sh", "-c",
+			`head -c 6000000 /dev/zero | tr '\0' e >&2 & head -c 3000000 /dev/zero | tr '\0' o; wait`)
+		if o.out != strings.Repeat("o", 3000000) {
+			t.Errorf("standard output has %d bytes: %s", len(o.out), clip(o.out))
+		}
+		if o.err != strings.Repeat("e", 6000000) {
+			t.Errorf("standard error has %d bytes: %s", len(o.err), clip(o.err))
+		}
+	})
 }
 
 // TestKernelMessages holds that what the kernel says is never in the command's

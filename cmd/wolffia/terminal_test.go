@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/tooltest"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -180,6 +182,23 @@ func TestConsole(t *testing.T) {
 	x.write(t, "sleep 1000 & jobs; kill %1; echo j'o'bs\r")
 	x.out.expect(t, `\[1\].*sleep 1000`)
 	x.out.expect(t, `jobs\r\n`)
+	x.write(t, "exit\r")
+	x.left(t, 0)
+}
+
+// TestConsoleOfPC is the console of an emulated PC, a serial line: it is told the
+// window's size, without a card for that.
+func TestConsoleOfPC(t *testing.T) {
+	parallel(t)
+	tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
+	p := newPerson(t)
+	x := p.atTerminal(t, "run", "--backend", "qemu")
+	x.out.expect(t, prompt)
+	x.write(t, `ls /sys/class/net; until [ "$(stty size)" = "30 100" ]; do sleep 0.05; done; echo s''ized`+"\r")
+	x.out.expect(t, "\neth0 +lo\r\nsized\r\n")
+	x.resize(t, 132, 43)
+	x.write(t, `until [ "$(stty size)" = "43 132" ]; do sleep 0.05; done; echo re''sized`+"\r")
+	x.out.expect(t, "resized\r\n")
 	x.write(t, "exit\r")
 	x.left(t, 0)
 }

@@ -90,7 +90,7 @@ const handshakeTimeout = 30 * time.Second
 // Client is a pinned ssh connection to a machine.
 type Client struct {
 	ssh     *ssh.Client
-	watched *watched // nil without KeepAlive
+	watched watched
 }
 
 // Dial logs in as user over conn, which it owns from then on: it is closed
@@ -139,10 +139,7 @@ func Dial(ctx context.Context, conn net.Conn, user string, keys Keys) (*Client, 
 // Close ends the connection and every command that runs over it.
 func (c *Client) Close() error {
 	err := c.ssh.Close()
-	if c.watched != nil {
-		c.watched.stop()
-		<-c.watched.done
-	}
+	c.watched.stop()
 	return err
 }
 
@@ -152,7 +149,7 @@ func (c *Client) Close() error {
 func (c *Client) Connect(ctx context.Context, addr string) (net.Conn, error) {
 	conn, err := c.ssh.DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s in the machine: %w", addr, c.lost(err))
+		return nil, fmt.Errorf("connect to %s in the machine: %w", addr, c.watched.lost(err))
 	}
 	return conn, nil
 }
@@ -225,7 +222,7 @@ func (c *Client) run(ctx context.Context, cmd Command, line string) (_ Status, e
 	stop := context.AfterFunc(ctx, func() { c.ssh.Close() })
 	defer stop()
 	defer func() {
-		if err = c.lost(err); err != nil && ctx.Err() != nil {
+		if err = c.watched.lost(err); err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 	}()

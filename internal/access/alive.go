@@ -30,10 +30,11 @@ func (e *SilentError) Error() string {
 	return fmt.Sprintf("it has not answered for %v: its kernel hangs, or was halted", e.For)
 }
 
-// watched is what is known of a connection under [Client.KeepAlive].
+// watched is what is known of a connection under [Client.KeepAlive]; the zero value
+// is one without.
 type watched struct {
 	silent atomic.Pointer[SilentError]
-	stop   context.CancelFunc
+	cancel context.CancelFunc
 	done   chan struct{}
 }
 
@@ -46,15 +47,29 @@ type watched struct {
 // What counts is looks, not time: a process that was stopped itself, or a host
 // that slept, finds the answer when it goes on.
 func (c *Client) KeepAlive(a Alive) {
+	c.watched.watch(a, c.question, func() { c.ssh.Close() })
+}
+
+// watch begins to ask by question, whose answer is an error when the connection has
+// ended; end ends a connection without an answer.
+func (w *watched) watch(a Alive, question func() chan error, end func()) {
 	a.Every, a.Patient = cmp.Or(a.Every, 5*time.Second), cmp.Or(a.Patient, 12)
-	ctx, stop := context.WithCancel(context.Background())
-	c.watched = &watched{stop: stop, done: make(chan struct{})}
-	go c.ask(ctx, a)
+	ctx, cancel := context.WithCancel(context.Background())
+	w.cancel, w.done = cancel, make(chan struct{})
+	go w.ask(ctx, a, question, end)
+}
+
+// stop ends it, and waits for that.
+func (w *watched) stop() {
+	if w.cancel != nil {
+		w.cancel()
+		<-w.done
+	}
 }
 
 // ask asks and looks until the connection ends, or ctx.
-func (c *Client) ask(ctx context.Context, a Alive) {
-	defer close(c.watched.done)
+func (w *watched) ask(ctx context.Context, a Alive, question func() chan error, end func()) {
+	defer close(w.done)
 	var answer chan error
 	ticker := time.NewTicker(a.Every)
 	defer ticker.Stop()
@@ -72,15 +87,15 @@ func (c *Client) ask(ctx context.Context, a Alive) {
 		case <-ticker.C:
 		}
 		if answer == nil {
-			answer = c.question()
+			answer = question()
 			continue
 		}
 		if looks++; looks < a.Patient && (a.Hopeless == nil || !a.Hopeless()) {
 			a.tell(looks)
 			continue
 		}
-		c.watched.silent.Store(&SilentError{For: time.Duration(looks) * a.Every})
-		c.ssh.Close()
+		w.silent.Store(&SilentError{For: time.Duration(looks) * a.Every})
+		end()
 		return
 	}
 }
@@ -103,11 +118,8 @@ func (c *Client) question() chan error {
 }
 
 // lost is why the connection has ended, where that is known better than from err.
-func (c *Client) lost(err error) error {
-	if c.watched == nil || err == nil {
-		return err
-	}
-	if silent := c.watched.silent.Load(); silent != nil {
+func (w *watched) lost(err error) error {
+	if silent := w.silent.Load(); err != nil && silent != nil {
 		return silent
 	}
 	return err

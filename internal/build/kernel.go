@@ -1,10 +1,12 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"errors"
 	"fmt"
+	"os"
 
 	"wolffia/internal/debian"
 	"wolffia/internal/event"
@@ -47,6 +49,16 @@ func (k *Kernel) Close() {
 	for _, f := range k.release {
 		f()
 	}
+}
+
+// BuiltIn says whether an option of its configuration, such as "CONFIG_EXT4_FS", is
+// known to be built in, and no module.
+func (k *Kernel) BuiltIn(option string) bool {
+	if k.Config == "" {
+		return false
+	}
+	text, err := os.ReadFile(k.Config)
+	return err == nil && bytes.Contains(text, []byte("\n"+option+"=y\n"))
 }
 
 // UML gives a user-mode-linux from the first of suites that has one which can

@@ -41,6 +41,8 @@ type explanation struct {
 	Networks []networkPlan    `json:"networks,omitempty"`
 	Command  *machine.Command `json:"command,omitempty"`
 	Guest    []string         `json:"guest,omitempty"` // the command that would run inside
+
+	direct bool // it runs without ssh
 }
 
 type imagePlan struct {
@@ -123,6 +125,7 @@ func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []s
 	if script {
 		return showScript(env, r.config)
 	}
+	o.direct(env, r, argv)
 	spec, err := supervisor.Spec(r.config)
 	if err != nil {
 		return err
@@ -133,7 +136,7 @@ func (o *runOptions) explain(ctx context.Context, env Env, name string, argv []s
 	}
 	m := r.config.Machine
 	x := explanation{
-		Lab: p.Name, Command: &command, Guest: argv,
+		Lab: p.Name, Command: &command, Guest: argv, direct: r.config.Direct,
 		Images: []imagePlan{p.imagePlan(p.imageFor(m), r.image)},
 		Machine: &machinePlan{
 			Name: m.Name, Backend: r.config.Backend.Name(), Memory: int64(m.Memory),
@@ -438,7 +441,11 @@ func (x *explanation) show(env Env, asJSON bool) error {
 		}
 	}
 	if len(x.Guest) > 0 {
-		fmt.Fprintf(w, "then, inside, by ssh over the control link:\n ")
+		how := "by ssh over the control link"
+		if x.direct {
+			how = "by init, with its streams on the channels"
+		}
+		fmt.Fprintf(w, "then, inside, %s:\n ", how)
 		for _, a := range x.Guest {
 			fmt.Fprint(w, " "+access.Quote(a))
 		}

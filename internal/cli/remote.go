@@ -28,11 +28,20 @@ func newRemote(env Env, argv []string, end context.CancelCauseFunc, watch *vigil
 	}}
 }
 
-// run runs it and gives its status. It gets a terminal where input and output
-// are one, always with tty, never with noTTY.
-func (r *remote) run(ctx context.Context, sig *signals, client *access.Client, tty, noTTY bool) (access.Status, error) {
-	in, out := int(r.env.Stdin.Fd()), int(r.env.Stdout.Fd())
-	if tty || !noTTY && xterm.IsTerminal(in) && xterm.IsTerminal(out) {
+// onTerminal says whether a command gets a terminal: where input and output are one,
+// always with tty, never with noTTY.
+func onTerminal(env Env, tty, noTTY bool) bool {
+	return tty || !noTTY && xterm.IsTerminal(int(env.Stdin.Fd())) && xterm.IsTerminal(int(env.Stdout.Fd()))
+}
+
+// runner is what a command is run by.
+type runner interface {
+	Run(context.Context, access.Command) (access.Status, error)
+}
+
+// run runs it and gives its status. See [onTerminal].
+func (r *remote) run(ctx context.Context, sig *signals, client runner, tty, noTTY bool) (access.Status, error) {
+	if onTerminal(r.env, tty, noTTY) {
 		restore, err := terminal(r.env, &r.cmd)
 		if err != nil {
 			return access.Status{}, err

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"wolffia/internal/access"
 	"wolffia/internal/build"
 	"wolffia/internal/kernel"
+	"wolffia/internal/lab"
 	"wolffia/internal/machine"
 	"wolffia/internal/rootfs"
 	"wolffia/internal/supervisor"
@@ -125,9 +127,31 @@ func (o *runOptions) run(ctx context.Context, env Env, sig *signals, name string
 		return asUsage(err)
 	}
 	defer ready.close()
+	o.direct(env, ready, argv)
 	err = o.boot(ctx, env, sig, ready.config, screen, argv)
 	keepLog(env, err)
 	return err
+}
+
+// direct has a machine do without ssh where its command, or its console, can: that
+// saves an emulated machine a tenth of its time.
+func (o *runOptions) direct(env Env, r *ready, argv []string) {
+	c := &r.config
+	channel := ""
+	if r.kernel != nil {
+		channel = c.Backend.Guest(c.Arch).Channel
+	}
+	inPlace := func(k lab.Disk) bool { return k.InPlace } // which are unmounted at the end by another command
+	if channel == "" || !r.kernel.BuiltIn(channel) || c.Machine.Root == lab.RootDisk {
+		return
+	}
+	if len(argv) > 0 {
+		if o.around != nil || onTerminal(env, o.tty, o.noTTY) || slices.ContainsFunc(c.Machine.Disks, inPlace) {
+			return
+		}
+		c.Command = &access.Command{Argv: argv}
+	}
+	c.Direct = true
 }
 
 func (o *runOptions) boot(ctx context.Context, env Env, sig *signals, cfg supervisor.Config, screen *term.Renderer, argv []string) error {
@@ -177,13 +201,24 @@ func (o *runOptions) console(ctx context.Context, env Env, s *supervisor.Session
 
 // command runs argv in the machine as if it ran here.
 func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supervisor.Session, screen *term.Renderer, argv []string) error {
-	client, err := s.Dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
 	watch := &vigil{env: env, machine: s.Name()}
-	s.KeepAlive(client, watch.alive())
+	var client *access.Client // nil where the command is run directly
+	var by runner
+	direct, err := s.Direct(ctx)
+	switch {
+	case direct == nil:
+		if client, err = s.Dial(ctx); err != nil {
+			return err
+		}
+		defer client.Close()
+		s.KeepAlive(client, watch.alive())
+		by = client
+	case err != nil:
+		return err
+	default:
+		s.KeepAlive(direct, watch.alive())
+		by = direct
+	}
 	if err := s.Ready(ctx); err != nil {
 		return err
 	}
@@ -204,9 +239,9 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 			return err
 		}
 	}
-	status, err := r.run(running, sig, client, o.tty, o.noTTY)
+	status, err := r.run(running, sig, by, o.tty, o.noTTY)
 	broken := after()
-	if err == nil {
+	if err == nil && client != nil {
 		s.Settle(ctx, client)
 	}
 	switch {

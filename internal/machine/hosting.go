@@ -23,6 +23,7 @@ type Limits struct {
 	MinMemory, MaxMemory int64 // bytes
 	MaxNICs, MaxDisks    int
 	MaxShares            int
+	MaxChannels          int
 }
 
 // The MTUs that a NIC can have, in bytes.
@@ -54,6 +55,8 @@ func (s *Spec) Check(l Limits) error {
 		return bad("%d disks are too many; the most is %d", len(s.Disks), l.MaxDisks)
 	case len(s.Shares) > l.MaxShares:
 		return bad("%d shared folders are too many; the most is %d", len(s.Shares), l.MaxShares)
+	case len(s.Channels) > l.MaxChannels:
+		return bad("%d channels are too many; the most is %d", len(s.Channels), l.MaxChannels)
 	case !filepath.IsAbs(s.Dir):
 		return bad("folder %q must be an absolute path", s.Dir)
 	case s.Firmware == FirmwareNone && !filepath.IsAbs(s.Kernel):
@@ -98,10 +101,15 @@ func (s *Spec) Check(l Limits) error {
 			return bad("disk %d: the overlay %s is another disk's", i, d.Overlay)
 		}
 	}
+	for i, name := range s.Channels {
+		if noTag(name) || slices.Contains(s.Channels[:i], name) {
+			return bad("channel %d: %q is no name, or another's", i, name)
+		}
+	}
 	for i, x := range s.Shares {
 		same := func(y Share) bool { return y.Tag == x.Tag }
 		switch {
-		case !x.tagged():
+		case noTag(x.Tag):
 			return bad("shared folder %d: %q is no tag", i, x.Tag)
 		case slices.ContainsFunc(s.Shares[:i], same):
 			return bad("shared folder %d: the tag %s is another's", i, x.Tag)
@@ -112,10 +120,10 @@ func (s *Spec) Check(l Limits) error {
 	return nil
 }
 
-// tagged reports whether x has a tag that any backend takes.
-func (x Share) tagged() bool {
+// noTag reports whether tag is not one that any backend takes.
+func noTag(tag string) bool {
 	const ok = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
-	return x.Tag != "" && len(x.Tag) <= 31 && x.Tag[0] != '.' && strings.Trim(x.Tag, ok) == ""
+	return tag == "" || len(tag) > 31 || tag[0] == '.' || strings.Trim(tag, ok) != ""
 }
 
 // CheckFiles opens what the Spec names, so that what can't be read is an error

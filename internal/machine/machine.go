@@ -45,6 +45,7 @@ type Spec struct {
 	Disks     []Disk   // in the guest's order: see Guest.Disk
 	NICs      []NIC    // in the guest's order
 	Shares    []Share  // folders of the host: see Guest.Share
+	Channels  []string // names of streams between guest and host, of backends whose machines are a [Channeler]
 	Dir       string   // existing private folder for sockets and scratch files; the caller removes it
 	Env       []string // the environment of host processes, as in os/exec; HOME need not exist
 	Paused    bool     // it stands still until a debugger lets it run: of backends whose machines are a [GDBServer]
@@ -154,6 +155,10 @@ type Guest struct {
 	// order before anything needs them, as far as the kernel has them as modules.
 	Modules []string
 	Share   ShareMount // how Spec.Shares are mounted
+	// Channel is the option of a kernel's configuration that has to be built in for
+	// Spec.Channels, which are ports of a virtio console with their names; empty for
+	// backends without channels.
+	Channel string
 }
 
 // Command is what a backend would run.
@@ -207,6 +212,15 @@ type LinkSetter interface {
 	// SetLink makes the guest see the carrier of its network interface nic, as
 	// counted in Spec.NICs, go down or come up; frames are lost while it is down.
 	SetLink(nic int, up bool) error
+}
+
+// Channeler is a Machine with Spec.Channels.
+type Channeler interface {
+	// Channels are the host's ends of Spec.Channels, in the same order. They are the
+	// caller's, who calls it once and closes them; what the guest wrote before the
+	// machine's end can still be read. To close one for writing (CloseWrite) is what
+	// the guest reads as its end.
+	Channels() []*net.UnixConn
 }
 
 // GDBServer is a Machine whose kernel can be debugged.

@@ -144,12 +144,46 @@ var apartCode = map[uint16][]byte{
 	},
 }
 
-// apart is an ELF file of that code, or nil for an unknown machine: one segment,
-// at an address that every kernel leaves to programs.
-func apart(machine uint16) []byte {
+// leaderSwap is what of apartCode is different in /usr/lib/wolffia/leader, which
+// calls setsid() in the place of unshare(): from what, to what.
+var leaderSwap = map[uint16][2][]byte{
+	62: { // amd64
+		{0xbf, 0x00, 0x00, 0x00, 0x40, 0xb8, 0x10, 0x01, 0x00, 0x00},
+		{0xbf, 0x00, 0x00, 0x00, 0x00, 0xb8, 0x70, 0x00, 0x00, 0x00}, // mov $0x70,%eax
+	},
+	3: { // i386
+		{0xbb, 0x00, 0x00, 0x00, 0x40, 0xb8, 0x36, 0x01, 0x00, 0x00},
+		{0xbb, 0x00, 0x00, 0x00, 0x00, 0xb8, 0x42, 0x00, 0x00, 0x00}, // mov $0x42,%eax
+	},
+	183: { // arm64
+		{0x00, 0x00, 0xa8, 0xd2, 0x28, 0x0c, 0x80, 0xd2},
+		{0x00, 0x00, 0x80, 0xd2, 0xa8, 0x13, 0x80, 0xd2}, // mov x8, #0x9d
+	},
+	40: { // armhf
+		{0x01, 0x01, 0xa0, 0xe3, 0x01, 0x7c, 0xa0, 0xe3, 0x51, 0x70, 0x87, 0xe2},
+		{0x00, 0x00, 0xa0, 0xe3, 0x42, 0x70, 0xa0, 0xe3, 0x00, 0x70, 0x87, 0xe2}, // mov r7, #66; add r7, r7, #0
+	},
+	243: { // riscv64
+		{0x37, 0x05, 0x00, 0x40, 0x93, 0x08, 0x10, 0x06},
+		{0x37, 0x05, 0x00, 0x00, 0x93, 0x08, 0xd0, 0x09}, // li a7,157
+	},
+}
+
+// apart is the program of apartCode, or nil for an unknown machine.
+func apart(machine uint16) []byte { return program(machine, apartCode[machine]) }
+
+// leader is the same, but begins a session (setsid(2)) and has no network of its
+// own: for what is started in the background and is to be as if it were not.
+func leader(machine uint16) []byte {
+	swap := leaderSwap[machine]
+	return program(machine, bytes.Replace(apartCode[machine], swap[0], swap[1], 1))
+}
+
+// program is an ELF file of code: one segment, at an address that every kernel
+// leaves to programs.
+func program(machine uint16, code []byte) []byte {
 	const address, align, zeros = 0x400000, 0x1000, 32
-	code := apartCode[machine]
-	if code == nil {
+	if len(code) == 0 {
 		return nil
 	}
 	ident := [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', elfClass64, elfLittle, byte(elf.EV_CURRENT)}
@@ -182,8 +216,9 @@ func apart(machine uint16) []byte {
 	return b.Bytes()
 }
 
-// apart places the program for the architecture of the shell that starts it.
-func (b *builder) apart() error {
+// starters places the two programs for the architecture of the shell that starts
+// them.
+func (b *builder) starters() error {
 	where, _, err := Applets(b.t)
 	if err != nil {
 		return err
@@ -192,8 +227,13 @@ func (b *builder) apart() error {
 	if err != nil {
 		return nil // not a program that could start one
 	}
-	if text := apart(o.machine); text != nil {
-		return b.put("/usr/lib/wolffia/apart", tree.File(0o755, tree.Bytes(text)))
+	for name, text := range map[string][]byte{"apart": apart(o.machine), "leader": leader(o.machine)} {
+		if text == nil {
+			continue
+		}
+		if err := b.put("/usr/lib/wolffia/"+name, tree.File(0o755, tree.Bytes(text))); err != nil {
+			return err
+		}
 	}
 	return nil
 }

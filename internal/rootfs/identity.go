@@ -35,6 +35,9 @@ type IdentityConfig struct {
 	Term           string             // the terminal's kind, as in $TERM; empty means "linux"
 	ControlMAC     net.HardwareAddr   // the link that the host comes in by; nil means none
 	ControlAddr    netip.Prefix       // the machine's address on it
+	Ports          bool               // the host has ports of a virtio console: see files/ports
+	Command        string             // with Ports, a line for root's shell that is run once, its streams on ports
+	CommandEnd     string             // the word behind the last that it wrote, of letters and digits
 	HostKey        ed25519.PrivateKey // dropbear's; nil leaves the image's
 	AuthorizedKeys []string           // lines that let in root, besides the image's
 	NICs           []NIC              // in the guest's order
@@ -120,6 +123,9 @@ func Identity(c IdentityConfig) (*tree.Tree, error) {
 		return nil, err
 	}
 	put("/etc/wolffia/machine", 0o600, []byte(text))
+	if len(c.Command) > maxArgument {
+		put(commandFile, 0o600, []byte(c.Command+"\n"))
+	}
 	put("/etc/wolffia/modules", 0o644, []byte(lines(c.Modules)))
 	if c.Hostname != "" {
 		put("/etc/hostname", 0o644, []byte(c.Hostname+"\n"))
@@ -165,6 +171,16 @@ func (c IdentityConfig) machineFile() (string, error) {
 	if c.ControlMAC != nil {
 		fmt.Fprintf(&s, "CONTROL_MAC=%s\nCONTROL_ADDR=%s\n", c.ControlMAC, c.ControlAddr)
 	}
+	if c.Ports {
+		s.WriteString("PORTS=1\n")
+	}
+	if c.Command != "" {
+		line := c.Command
+		if len(line) > maxArgument {
+			line = ". " + commandFile
+		}
+		fmt.Fprintf(&s, "COMMAND=%s\nCOMMAND_END=%s\n", quote(line), c.CommandEnd)
+	}
 	var nics, routes []string
 	for _, n := range c.NICs {
 		nics = append(nics, n.field())
@@ -197,7 +213,7 @@ func (c IdentityConfig) machineFile() (string, error) {
 		fmt.Fprintf(&s, "# TYPE,WHAT,FOLDER[,OPTION...]\nMOUNTS=%q\n", strings.Join(mounts, " "))
 	}
 	if len(c.AuthorizedKeys) > 0 {
-		fmt.Fprintf(&s, "KEYS='%s'\n", strings.ReplaceAll(strings.Join(c.AuthorizedKeys, "\n"), "'", `'\''`))
+		fmt.Fprintf(&s, "KEYS=%s\n", quote(strings.Join(c.AuthorizedKeys, "\n")))
 	}
 	if len(c.Seed) > 0 {
 		fmt.Fprintf(&s, "SEED=%x\n", c.Seed)
@@ -207,6 +223,16 @@ func (c IdentityConfig) machineFile() (string, error) {
 	}
 	return s.String(), nil
 }
+
+// quote makes one word of any bytes but NUL for a shell.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// A command that is longer than a program's argument may be (128 KiB, execve(2))
+// is left in a file.
+const (
+	commandFile = "/etc/wolffia/command"
+	maxArgument = 64 << 10
+)
 
 func (c IdentityConfig) check() error {
 	switch {
@@ -222,6 +248,10 @@ func (c IdentityConfig) check() error {
 		return fmt.Errorf("terminal kind %q is not a word", c.Term)
 	case c.ControlMAC != nil && !c.ControlAddr.IsValid():
 		return errors.New("the control link has no address")
+	case strings.Contains(c.Command, "\x00"):
+		return errors.New("a command holds no NUL byte")
+	case c.Command != "" && (!c.Ports || !hostRule.MatchString(c.CommandEnd)):
+		return errors.New("a command has ports, and a word for its end")
 	case c.HostKey != nil && len(c.HostKey) != ed25519.PrivateKeySize:
 		return errors.New("the host key is not an ed25519 key")
 	}

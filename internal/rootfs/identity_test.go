@@ -26,7 +26,8 @@ func TestIdentity(t *testing.T) {
 		},
 		DNS: []netip.Addr{netip.MustParseAddr("10.0.0.3")}, Modules: []string{"/lib/modules/6/a.ko", "/lib/modules/6/b.ko debug=1"},
 		Search: "lan", V6: true, Seed: []byte{1, 2, 3}, Forwarding: true,
-		Hosts:  []Host{{netip.MustParseAddr("10.0.0.6"), []string{"bob.lan", "bob"}}, {netip.MustParseAddr("fd00::6"), []string{"bob"}}},
+		Hosts: []Host{{netip.MustParseAddr("10.0.0.6"), []string{"bob.lan", "bob"}}, {netip.MustParseAddr("fd00::6"), []string{"bob"}}},
+		Ports: true, Command: "echo 'a\n'; exit", CommandEnd: "END1",
 		Mounts: []Mount{{What: "share0", Type: "9p", To: "/mnt/src", Options: "trans=virtio,msize=4096", ReadOnly: true}, {What: "x", Type: "hostfs", To: "/y"}},
 	})
 	must(t, err)
@@ -39,6 +40,10 @@ CONSOLE=login
 TTY=tty0
 CONTROL_MAC=02:00:00:00:00:09
 CONTROL_ADDR=169.254.77.2/30
+PORTS=1
+COMMAND='echo '\''a
+'\''; exit'
+COMMAND_END=END1
 # NAME,MAC,MODE[,ADDRESS/BITS+...[,GATEWAY+...]] with MODE dhcp, static or none
 NICS="eth0,02:00:00:00:00:01,dhcp eth1,02:00:00:00:00:02,static,10.0.0.5/24+fd00::5/64,10.0.0.1 eth2,02:00:00:00:00:03,none"
 # NAME,NETWORK/BITS,ROUTER
@@ -71,6 +76,19 @@ V6=1
 	}
 }
 
+// TestIdentityLongCommand leaves one that is too long for an argument in a file.
+func TestIdentityLongCommand(t *testing.T) {
+	line := "echo " + strings.Repeat("x", 200<<10)
+	got, err := Identity(IdentityConfig{Ports: true, Command: line, CommandEnd: "END1"})
+	must(t, err)
+	if have := text(t, got, "/etc/wolffia/command"); have != line+"\n" {
+		t.Errorf("the file has %d bytes", len(have))
+	}
+	if have := text(t, got, "/etc/wolffia/machine"); !strings.Contains(have, "\nCOMMAND='. /etc/wolffia/command'\n") {
+		t.Error(have)
+	}
+}
+
 // TestIdentityRefuses what the guest's shell would run.
 func TestIdentityRefuses(t *testing.T) {
 	for name, c := range map[string]IdentityConfig{
@@ -84,6 +102,9 @@ func TestIdentityRefuses(t *testing.T) {
 		"module":         {Modules: []string{"/a\n/b"}},
 		"key":            {AuthorizedKeys: []string{"a\nb"}},
 		"control":        {ControlMAC: testMAC},
+		"command":        {Command: "true", CommandEnd: "END1"},
+		"command's end":  {Command: "true", Ports: true, CommandEnd: "$(id)"},
+		"command's NUL":  {Command: "a\x00b", Ports: true, CommandEnd: "END1"},
 		"host's name":    {Hosts: []Host{{netip.MustParseAddr("10.0.0.6"), []string{"bob'"}}}},
 		"host's zone":    {Hosts: []Host{{netip.MustParseAddr("fe80::1%'"), []string{"bob"}}}},
 		"nameless host":  {Hosts: []Host{{Addr: netip.MustParseAddr("10.0.0.6")}}},

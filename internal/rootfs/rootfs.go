@@ -149,7 +149,7 @@ func Build(r Recipe, base *tree.Tree) (*tree.Tree, *Report, error) {
 		t, rep.Pruned, rep.Kept, rep.Missing = pruned, p.Pruned, p.Kept, p.Missing
 	}
 	b := &builder{Recipe: r, t: t, rep: rep}
-	for _, step := range []func() error{b.skeleton, b.etc, b.tools, b.applets, b.boot, b.apart, b.accounts, b.overlay, b.services, b.interfaces, b.ldCache} {
+	for _, step := range []func() error{b.skeleton, b.etc, b.tools, b.applets, b.boot, b.starters, b.accounts, b.overlay, b.services, b.interfaces, b.ldCache} {
 		if err := step(); err != nil {
 			return nil, nil, err
 		}

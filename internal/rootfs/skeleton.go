@@ -138,6 +138,7 @@ func (b *builder) boot() error {
 		{"/usr/lib/wolffia/disk", "disk"},
 		{"/usr/lib/wolffia/terminal", "terminal"},
 		{"/usr/lib/wolffia/shell", "shell"},
+		{"/usr/lib/wolffia/ports", "ports"},
 		{"/etc/udhcpc/default.script", "udhcpc"},
 	} {
 		if err := b.place(f.to, f.from); err != nil {

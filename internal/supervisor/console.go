@@ -13,8 +13,8 @@ import (
 )
 
 // Console is the machine's console. Where the console itself can't tell the
-// guest the size of the terminal that shows it, stty does so inside, as soon as
-// the machine can be entered.
+// guest the size of the terminal that shows it, stty does so inside, at our word, or
+// as soon as the machine can be entered.
 func (s *Guest) Console() machine.Console {
 	return &console{Console: s.machine.Console(), guest: s}
 }
@@ -34,9 +34,13 @@ func (c *console) Resize(cols, rows int) error {
 	if !errors.Is(err, machine.ErrNoResize) {
 		return err
 	}
+	size := access.Size{Cols: cols, Rows: rows}
+	if d := c.guest.direct; d != nil {
+		return d.Resize(size)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.size = access.Size{Cols: cols, Rows: rows}
+	c.size = size
 	if !c.telling {
 		c.telling = true
 		c.guest.side.Go(c.tell)

@@ -45,6 +45,12 @@ type Config struct {
 	Modules  string   // path of a cpio archive with kernel modules; may be empty
 	Base     string   // folders of the file that are relative start here
 	Console  rootfs.Console
+	// Direct has the guest talk to us over channels ([machine.Channeler]) in the place
+	// of a control link: it can't be entered then, only its console has its size. The
+	// kernel has to have what the backend's Guest.Channel names.
+	Direct bool
+	// Command is run by init, once, with Direct; nil for none.
+	Command  *access.Command
 	Term     string        // the kind of terminal that shows the console
 	Dir      string        // existing private folder; the caller removes it
 	Env      []string      // environment of the kernel's process
@@ -92,6 +98,8 @@ type Guest struct {
 	keys    access.Keys
 	machine machine.Machine
 	link    *gateway.Link
+	direct  *access.Direct // nil without Config.Direct
+	end     string         // what comes behind the last that Config.Command writes
 	boot    *boot
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
@@ -125,6 +133,9 @@ func startGuest(ctx context.Context, cfg Config, open func() (networks, error)) 
 	}
 	if err == nil {
 		err = s.join(nets)
+	}
+	if cfg.Direct && s.machine != nil {
+		s.direct = access.NewDirect(s.machine.(machine.Channeler).Channels(), s.end)
 	}
 	if err != nil {
 		s.Close()
@@ -202,6 +213,10 @@ func (s *Guest) spec() (machine.Spec, error) {
 	}
 	spec := s.standalone()
 	spec.Initramfs = append(spec.Initramfs, identity)
+	if s.cfg.Direct {
+		spec.Channels = access.DirectChannels(s.cfg.Command != nil)
+		return spec, nil
+	}
 	spec.NICs = append(spec.NICs, machine.NIC{MAC: s.controlMAC(), MTU: lab.MaxMTU})
 	return spec, nil
 }
@@ -214,19 +229,16 @@ func (s *Guest) controlMAC() net.HardwareAddr {
 // its path. It holds keys: only the person may read it.
 func (s *Guest) identity() (string, error) {
 	m, c := s.cfg.Machine, s.cfg
-	authorized, err := s.keys.AuthorizedKey()
-	if err != nil {
-		return "", err
-	}
 	guest := c.Backend.Guest(c.Arch)
 	id := rootfs.IdentityConfig{
 		Hostname: m.Name, Console: c.Console, Term: c.Term,
-		ControlMAC: s.controlMAC(), ControlAddr: controlGuest,
-		HostKey: s.keys.Host, AuthorizedKeys: []string{authorized[:len(authorized)-1]},
 		Status: guest.Status, ConsoleDevice: strings.TrimPrefix(guest.Console, "/dev/"), Seed: make([]byte, 64),
 	}
 	if _, err := rand.Read(id.Seed); err != nil {
 		return "", fmt.Errorf("make a seed: %w", err)
+	}
+	if err := s.wayIn(&id); err != nil {
+		return "", err
 	}
 	s.network(&id)
 	id.Mounts = slices.Clone(c.Mounts)
@@ -242,6 +254,25 @@ func (s *Guest) identity() (string, error) {
 	}
 	path := filepath.Join(c.Dir, "identity.cpio")
 	return path, writePrivate(path, t)
+}
+
+// wayIn tells the guest how the host gets at it.
+func (s *Guest) wayIn(id *rootfs.IdentityConfig) error {
+	id.HostKey = s.keys.Host // the image may serve ssh itself
+	if id.Ports = s.cfg.Direct; id.Ports {
+		if s.cfg.Command != nil {
+			s.end = access.DirectEnd()
+			id.Command, id.CommandEnd = s.cfg.Command.Line(), s.end
+		}
+		return nil
+	}
+	authorized, err := s.keys.AuthorizedKey()
+	if err != nil {
+		return err
+	}
+	id.ControlMAC, id.ControlAddr = s.controlMAC(), controlGuest
+	id.AuthorizedKeys = []string{authorized[:len(authorized)-1]}
+	return nil
 }
 
 func writePrivate(path string, t *tree.Tree) error {
@@ -264,7 +295,7 @@ func (s *Guest) join(nets networks) error {
 			return err
 		}
 	}
-	if s.cfg.Firmware != machine.FirmwareNone {
+	if s.cfg.Firmware != machine.FirmwareNone || s.cfg.Direct {
 		return nil
 	}
 	link, err := gateway.NewLink(ports[len(ports)-1], gateway.LinkConfig{
@@ -316,9 +347,19 @@ func (s *Guest) Dial(ctx context.Context) (*access.Client, error) {
 	return client, err
 }
 
+// Direct waits until the guest has its channels, and gives what is at the host's
+// end of them, nil without Config.Direct. It belongs to the guest, and is closed
+// with it.
+func (s *Guest) Direct(ctx context.Context) (*access.Direct, error) {
+	if s.direct == nil {
+		return nil, nil
+	}
+	return s.direct, s.boot.wait(ctx, stageAccess)
+}
+
 // KeepAlive has a client of this machine notice when the machine hangs; see
 // [access.Client.KeepAlive]. What its console says may tell earlier.
-func (s *Guest) KeepAlive(c *access.Client, a access.Alive) {
+func (s *Guest) KeepAlive(c interface{ KeepAlive(access.Alive) }, a access.Alive) {
 	a.Hopeless = func() bool { return examine(s.machine).Final() }
 	c.KeepAlive(a)
 }
@@ -386,6 +427,9 @@ func (s *Guest) Close() {
 		}
 		if s.link != nil {
 			s.link.Close()
+		}
+		if s.direct != nil {
+			s.direct.Close()
 		}
 		s.side.Wait()
 	})

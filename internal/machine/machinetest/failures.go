@@ -165,12 +165,19 @@ func (s suite) badSpecs(t *testing.T) {
 		"one overlay, two disks": func(p *machine.Spec) {
 			p.Disks = []machine.Disk{{Path: p.Kernel, Overlay: p.Dir + "/x"}, {Path: p.Kernel, Overlay: p.Dir + "/x"}}
 		},
-		"share missing":        func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "a", Path: p.Dir + "/missing"}} },
-		"share is a file":      func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "a", Path: p.Kernel}} },
-		"share without a tag":  func(p *machine.Spec) { p.Shares = []machine.Share{{Path: p.Dir}} },
-		"share with a bad tag": func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "../a", Path: p.Dir}} },
-		"relative share":       func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "a", Path: "a"}} },
-		"two shares, one tag":  func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "a", Path: p.Dir}, {Tag: "a", Path: p.Dir}} },
+		"share missing":           func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "a", Path: p.Dir + "/missing"}} },
+		"share is a file":         func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "a", Path: p.Kernel}} },
+		"share without a tag":     func(p *machine.Spec) { p.Shares = []machine.Share{{Path: p.Dir}} },
+		"share with a bad tag":    func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "../a", Path: p.Dir}} },
+		"relative share":          func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "a", Path: "a"}} },
+		"two shares, one tag":     func(p *machine.Spec) { p.Shares = []machine.Share{{Tag: "a", Path: p.Dir}, {Tag: "a", Path: p.Dir}} },
+		"channel with a bad name": func(p *machine.Spec) { p.Channels = []string{"a,b"} },
+		"two channels, one name":  func(p *machine.Spec) { p.Channels = []string{"a", "a"} },
+		"too many channels": func(p *machine.Spec) {
+			for i := range 100 {
+				p.Channels = append(p.Channels, fmt.Sprint("channel", i))
+			}
+		},
 		"too many shares": func(p *machine.Spec) {
 			for i := range 100 {
 				p.Shares = append(p.Shares, machine.Share{Tag: fmt.Sprint("a", i), Path: p.Dir})

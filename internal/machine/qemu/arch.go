@@ -146,6 +146,7 @@ var shareOptions = []string{"trans=virtio", "version=9p2000.L", "msize=262144"}
 func (b board) guest() machine.Guest {
 	return machine.Guest{
 		Console: "/dev/" + b.console, Status: "/dev/" + b.status, Disk: "/dev/vda", Modules: slices.Clone(b.modules),
-		Share: machine.ShareMount{Type: "9p", Common: shareOptions, Modules: []string{"9pnet_virtio", "9p"}},
+		Share:   machine.ShareMount{Type: "9p", Common: shareOptions, Modules: []string{"9pnet_virtio", "9p"}},
+		Channel: "CONFIG_VIRTIO_CONSOLE",
 	}
 }

@@ -33,10 +33,12 @@ type running struct {
 	log     *os.File
 	status  *os.File
 	ports   []vnet.Port
-	killed  atomic.Bool
-	heard   atomic.Bool   // a status line came
-	debug   atomic.Bool   // a debugger stops the guest and lets it run
-	fault   machine.Fault // why the guest can't go on, as QEMU tells
+	// channels are closed by who asked for them.
+	channels []*net.UnixConn
+	killed   atomic.Bool
+	heard    atomic.Bool   // a status line came
+	debug    atomic.Bool   // a debugger stops the guest and lets it run
+	fault    machine.Fault // why the guest can't go on, as QEMU tells
 
 	began chan struct{} // closed when the guest has begun to run
 
@@ -125,6 +127,19 @@ func (m *running) open(ctx context.Context, p *plan) (theirs []*os.File, err err
 	monitor.Close()
 	if err != nil {
 		return theirs, err
+	}
+	for range p.spec.Channels {
+		ours, far, err := socketPair()
+		if err != nil {
+			return theirs, err
+		}
+		theirs = append(theirs, far)
+		conn, err := net.FileConn(ours)
+		ours.Close()
+		if err != nil {
+			return theirs, err
+		}
+		m.channels = append(m.channels, conn.(*net.UnixConn))
 	}
 	for range p.spec.NICs {
 		port, guest, err := wire.StreamPair()
@@ -258,6 +273,9 @@ func (m *running) close() {
 	if m.conn != nil {
 		m.conn.Close()
 	}
+	for _, c := range m.channels {
+		c.Close()
+	}
 	m.closeAfter()
 }
 
@@ -282,6 +300,9 @@ func (m *running) Status() io.Reader { return machine.StatusReader(heardStatus{m
 
 // Ports implements [machine.Machine].
 func (m *running) Ports() []vnet.Port { return m.ports }
+
+// Channels implements [machine.Channeler].
+func (m *running) Channels() []*net.UnixConn { return m.channels }
 
 // Wait implements [machine.Machine].
 func (m *running) Wait() machine.Exit {

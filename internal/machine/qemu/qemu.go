@@ -87,7 +87,8 @@ const (
 	MinMemory = 16 << 20 // bytes; a distribution's kernel does not boot in less
 	maxNICs   = 16
 	maxDisks  = 8
-	maxSlots  = 28 // of one PCI bus, for network interfaces, disks and shares
+	maxSlots  = 27 // of one PCI bus, for network interfaces, disks and shares
+	maxPorts  = 8  // of the virtio console
 )
 
 // Names in Spec.Dir.
@@ -151,7 +152,7 @@ func (b Backend) newPlan(spec machine.Spec) (*plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("machine %s: %w", spec.Name, err)
 	}
-	limits := machine.Limits{MinMemory: MinMemory, MaxMemory: board.most, MaxNICs: maxNICs, MaxDisks: maxDisks, MaxShares: maxSlots - len(spec.NICs) - len(spec.Disks)}
+	limits := machine.Limits{MinMemory: MinMemory, MaxMemory: board.most, MaxNICs: maxNICs, MaxDisks: maxDisks, MaxShares: maxSlots - len(spec.NICs) - len(spec.Disks), MaxChannels: maxPorts}
 	if err := spec.Check(limits); err != nil {
 		return nil, err
 	}
@@ -190,6 +191,7 @@ func (p *plan) arguments(b Backend) {
 		p.add("-sandbox", sandboxOption)
 	}
 	p.lines()
+	p.channels()
 	p.devices()
 	for i, n := range p.spec.NICs {
 		p.add("-netdev", p.netdev(i), "-device", p.nic(i, n))
@@ -218,6 +220,19 @@ func (p *plan) lines() {
 		p.add("-chardev", p.socket("status", "status lines"))
 	}
 	p.add("-device", p.board.serial+",chardev=status")
+}
+
+// channels adds the virtio console, for its ports alone. The first port, which
+// would be a console, is left out.
+func (p *plan) channels() {
+	if len(p.spec.Channels) == 0 {
+		return
+	}
+	p.add("-device", fmt.Sprintf("virtio-serial-%s,max_ports=%d", p.board.bus, len(p.spec.Channels)+1))
+	for i, name := range p.spec.Channels {
+		id := fmt.Sprintf("channel%d", i)
+		p.add("-chardev", p.socket(id, "channel "+name), "-device", fmt.Sprintf("virtserialport,chardev=%s,name=%s", id, name))
+	}
 }
 
 // boot adds what QEMU itself loads.

@@ -49,6 +49,11 @@ func TestMicroVM(t *testing.T) {
 	machinetest.Smoke(t, b, machinetest.Debian(t, "amd64", b.Guest("amd64").Modules))
 }
 
+func TestChannels(t *testing.T) {
+	b := backend(t, "amd64")
+	machinetest.Channels(t, b, machinetest.Debian(t, "amd64", b.Guest("amd64").Modules))
+}
+
 // TestShares takes a kernel with drivers for 9P, which that of the suite has not
 // got.
 func TestShares(t *testing.T) {
