@@ -32,6 +32,9 @@ func TestLocalKernel(t *testing.T) {
 	if k.Path != path || k.Release != stock.Release || k.Arch != "amd64" || k.Modules != "" || k.Config != "" {
 		t.Errorf("%+v", k)
 	}
+	if !stock.BuiltIn("CONFIG_VIRTIO_CONSOLE") || stock.BuiltIn("CONFIG_VIRTIO_NET") || k.BuiltIn("CONFIG_VIRTIO_CONSOLE") {
+		t.Error("what is built in is told wrongly: the console is, the network's driver is a module, of an image nothing is known")
+	}
 	checkDirect(t, k, "\x7fELF")
 	if got := strings.Join(*said, "\n"); !strings.Contains(got, "comes without modules: virtio_net must be built into it") {
 		t.Errorf("said %q", got)
