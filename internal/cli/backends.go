@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -181,6 +182,7 @@ func notUp(name string, err error) error {
 	var fixer interface{ Fix() string }
 	if errors.As(err, &fixer) {
 		e.Fix = fixer.Fix()
+		e.Cause = strings.TrimSuffix(e.Cause, "; "+e.Fix) // said once
 	}
 	return e
 }

@@ -67,6 +67,9 @@ func (e *RegistryError) Unwrap() error { return e.Err }
 func (e *RegistryError) Fix() string {
 	var answer *transport.Error
 	if !errors.As(e.Err, &answer) || answer.Request == nil {
+		if errors.As(e.Err, new(*net.OpError)) || errors.As(e.Err, new(*net.DNSError)) {
+			return "check the registry's name and the network, and https_proxy if one is needed; of what is here already the name begins with ./"
+		}
 		return ""
 	}
 	switch answer.StatusCode {

@@ -86,6 +86,7 @@ func refusals(t *testing.T, ctx context.Context, addr string) {
 		addr + "/a/one@sha256:abc": "could not parse reference",
 		"UPPER/case":               "could not parse reference",
 		addr + "/a/one:nope":       "manifest unknown",
+		"127.0.0.1:1/a/one":        "refused; check the registry's name and the network",
 	} {
 		dir := filepath.Join(t.TempDir(), "none")
 		_, err := Pull(ctx, ref, dir, RegistryOptions{Arch: "amd64"})
