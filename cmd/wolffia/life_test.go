@@ -191,3 +191,18 @@ func (p *person) cpu(t testing.TB) (ticks int64) {
 	}
 	return ticks
 }
+
+// TestNoOrphans holds that init, once it has become busybox's, has no process to
+// bury: after one it would sleep for a second, and a machine that is told to end then
+// would take that long.
+func TestNoOrphans(t *testing.T) {
+	parallel(t)
+	p := newPerson(t)
+	const dead = `for d in /proc/[0-9]*; do
+		read -r pid name state parent rest <$d/stat || continue
+		[ "$state$parent" = Z1 ] && echo "$pid $name"
+	done; true`
+	if out := p.guest(t, dead); out != "" {
+		t.Errorf("dead children of init: %s", out)
+	}
+}
