@@ -197,12 +197,13 @@ func (p *person) cpu(t testing.TB) (ticks int64) {
 func TestNoOrphans(t *testing.T) {
 	parallel(t)
 	l := newLab(t, newPerson(t), small+"networks: {lan: {}}\nmachines: {anna: {networks: [lan]}}\n")
-	l.do("up", "-q")
+	c := call{dir: l.dir, limit: cold, program: l.plain(t)} // which is there before they are buried
+	l.run(t, c, "up", "-q")
 	const dead = `for d in /proc/[0-9]*; do
 		read -r pid name state parent rest <$d/stat || continue
 		[ "$state$parent" = Z1 ] && echo "$pid $name"
 	done; true`
-	if out := l.in("anna", dead); out != "" {
-		t.Errorf("dead children of init: %s", out)
+	if o := l.run(t, c, "exec", "anna", "--", "sh", "-c", dead); o.out != "" {
+		t.Errorf("dead children of init: %s", o.out)
 	}
 }
