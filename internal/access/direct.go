@@ -174,8 +174,8 @@ func (d *Direct) Run(ctx context.Context, cmd Command) (_ Status, err error) {
 	for i, w := range []io.Writer{cmd.Stdout, cmd.Stderr} {
 		go func() { written <- copyUntil(discardNil(w), d.streams[i+1], d.end) }()
 	}
-	code, exited, drain := 0, d.exited, (<-chan time.Time)(nil)
-	for left := 2; left > 0 || exited != nil; {
+	code, exited, closed, drain := 0, d.exited, d.closed, (<-chan time.Time)(nil)
+	for left := 2; left > 0 || exited != nil && closed != nil; {
 		select {
 		case code = <-exited:
 			exited, drain = nil, time.After(drainAfter)
@@ -186,25 +186,21 @@ func (d *Direct) Run(ctx context.Context, cmd Command) (_ Status, err error) {
 			err = errors.Join(err, e)
 		case sig := <-cmd.Signals:
 			d.say("signal " + sig)
-		case <-d.closed:
+		case <-closed: // what it wrote last is still to be read
+			closed = nil
 			select {
 			case code = <-exited: // it came before
 				exited = nil
-				continue
 			default:
 			}
-			if exited != nil {
-				for ; left > 0; left-- { // what it wrote last
-					err = errors.Join(err, <-written)
-				}
-				return Status{}, fmt.Errorf("the connection to the machine ended before the command did: %w", errors.Join(err, io.ErrUnexpectedEOF))
-			}
-			for ; left > 0; left-- {
-				err = errors.Join(err, <-written)
-			}
+		case <-ctx.Done(): // the output's copiers may sit in a write that nobody reads
+			return Status{}, context.Cause(ctx)
 		}
 	}
-	if err != nil {
+	switch {
+	case exited != nil:
+		return Status{}, fmt.Errorf("the connection to the machine ended before the command did: %w", errors.Join(err, io.ErrUnexpectedEOF))
+	case err != nil:
 		return Status{}, fmt.Errorf("the command's output: %w", err)
 	}
 	return Status{Code: code}, nil

@@ -3,6 +3,7 @@ package access
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -166,6 +167,36 @@ func TestDirectEnds(t *testing.T) {
 				t.Errorf("it ended with %v, %q", err, &out)
 			}
 		})
+	}
+}
+
+// TestDirectUnread is a command whose output nobody reads, and a person who has
+// enough of it: Run waited for the output, for ever.
+func TestDirectUnread(t *testing.T) {
+	for _, exit := range []string{"", "exit 0"} {
+		d, g := newDirect(t)
+		r, w := io.Pipe()
+		defer r.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		io.WriteString(g.conns[2], "out")
+		if exit != "" {
+			g.say(t, exit)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			_, err := d.Run(ctx, Command{Stdout: w})
+			ended <- err
+		}()
+		io.ReadFull(r, make([]byte, 1)) // the rest is stuck in w
+		cancel()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("%q: %v", exit, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%q: it does not end", exit)
+		}
 	}
 }
 
