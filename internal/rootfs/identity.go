@@ -126,6 +126,9 @@ func Identity(c IdentityConfig) (*tree.Tree, error) {
 	if len(c.Command) > maxArgument {
 		put(commandFile, 0o600, []byte(c.Command+"\n"))
 	}
+	if c.Command != "" { // not among what the command may print itself: /init empties it
+		put("/etc/wolffia/end", 0o600, []byte(c.CommandEnd+"\n"))
+	}
 	put("/etc/wolffia/modules", 0o644, []byte(lines(c.Modules)))
 	if c.Hostname != "" {
 		put("/etc/hostname", 0o644, []byte(c.Hostname+"\n"))
@@ -179,7 +182,7 @@ func (c IdentityConfig) machineFile() (string, error) {
 		if len(line) > maxArgument {
 			line = ". " + commandFile
 		}
-		fmt.Fprintf(&s, "COMMAND=%s\nCOMMAND_END=%s\n", quote(line), c.CommandEnd)
+		fmt.Fprintf(&s, "COMMAND=%s\n", quote(line))
 	}
 	var nics, routes []string
 	for _, n := range c.NICs {

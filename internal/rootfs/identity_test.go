@@ -43,7 +43,6 @@ CONTROL_ADDR=169.254.77.2/30
 PORTS=1
 COMMAND='echo '\''a
 '\''; exit'
-COMMAND_END=END1
 # NAME,MAC,MODE[,ADDRESS/BITS+...[,GATEWAY+...]] with MODE dhcp, static or none
 NICS="eth0,02:00:00:00:00:01,dhcp eth1,02:00:00:00:00:02,static,10.0.0.5/24+fd00::5/64,10.0.0.1 eth2,02:00:00:00:00:03,none"
 # NAME,NETWORK/BITS,ROUTER
@@ -83,6 +82,9 @@ func TestIdentityLongCommand(t *testing.T) {
 	must(t, err)
 	if have := text(t, got, "/etc/wolffia/command"); have != line+"\n" {
 		t.Errorf("the file has %d bytes", len(have))
+	}
+	if have := text(t, got, "/etc/wolffia/end"); have != "END1\n" {
+		t.Errorf("the end is %q", have)
 	}
 	if have := text(t, got, "/etc/wolffia/machine"); !strings.Contains(have, "\nCOMMAND='. /etc/wolffia/command'\n") {
 		t.Error(have)
