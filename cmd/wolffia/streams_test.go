@@ -78,6 +78,11 @@ func TestPorts(t *testing.T) {
 	if want := "lo\n4\n"; o.out != want {
 		t.Errorf("%v, want %q", o, want)
 	}
+	// What ends its output for the host is nothing that it could print itself.
+	o = p.run(t, call{program: p.plain(t)}, "run", "-q", "--backend", "qemu", "--", "sh", "-c", "cat /etc/wolffia/*; echo whole")
+	if !strings.Contains(o.out, "\nPORTS=1\n") || !strings.HasSuffix(o.out, "\nwhole\n") {
+		t.Error(o)
+	}
 	// The command leads a session of its own: what it sends to its group reaches
 	// nobody else.
 	o = p.try(t, call{program: p.plain(t)}, "run", "-q", "--backend", "qemu", "--", "sh", "-c", "echo out; kill -TERM 0")

@@ -105,7 +105,10 @@ func (d *Direct) say(line string) error {
 	d.lines.Lock()
 	defer d.lines.Unlock()
 	d.control.SetWriteDeadline(time.Now().Add(time.Second))
-	_, err := io.WriteString(d.control, line+"\n")
+	n, err := io.WriteString(d.control, line+"\n")
+	if err != nil && n > 0 {
+		d.control.Close() // half a line would spoil the next one
+	}
 	return err
 }
 
@@ -158,10 +161,7 @@ func (d *Direct) Run(ctx context.Context, cmd Command) (_ Status, err error) {
 			err = context.Cause(ctx)
 		}
 	}()
-	defer context.AfterFunc(ctx, func() {
-		d.say("signal KILL")
-		d.cut()
-	})()
+	defer context.AfterFunc(ctx, d.cut)() // the machine ends with its command
 	// The input's copier is not waited for: it may sit in a read that only the
 	// person at the keyboard can end.
 	go func() {

@@ -216,11 +216,13 @@ func (o *runOptions) command(ctx context.Context, env Env, sig *signals, s *supe
 	case err != nil:
 		return err
 	default:
-		s.KeepAlive(direct, watch.alive())
 		by = direct
 	}
 	if err := s.Ready(ctx); err != nil {
 		return err
+	}
+	if direct != nil { // which answers from then on
+		s.KeepAlive(direct, watch.alive())
 	}
 	screen.Pause()
 	var watching sync.WaitGroup

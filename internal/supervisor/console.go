@@ -34,13 +34,9 @@ func (c *console) Resize(cols, rows int) error {
 	if !errors.Is(err, machine.ErrNoResize) {
 		return err
 	}
-	size := access.Size{Cols: cols, Rows: rows}
-	if d := c.guest.direct; d != nil {
-		return d.Resize(size)
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.size = size
+	c.size = access.Size{Cols: cols, Rows: rows}
 	if !c.telling {
 		c.telling = true
 		c.guest.side.Go(c.tell)
@@ -48,14 +44,11 @@ func (c *console) Resize(cols, rows int) error {
 	return nil
 }
 
-// tell runs stty until the guest knows the newest size. A guest that can't be
-// told is none the worse for it.
+// tell tells until the guest knows the newest size. A guest that can't be told is
+// none the worse for it.
 func (c *console) tell() {
-	ctx := c.guest.ctx
-	client, err := c.guest.visit(ctx)
-	if err == nil {
-		defer client.Close()
-	}
+	to, done, err := c.guest.sizer()
+	defer done()
 	var told access.Size
 	for {
 		c.mu.Lock()
@@ -66,9 +59,23 @@ func (c *console) tell() {
 			return
 		}
 		c.mu.Unlock()
-		err = stty(ctx, client, c.guest.cfg.Backend.Guest(c.guest.cfg.Arch).Console, size)
+		err = to(size)
 		told = size
 	}
+}
+
+// sizer is how the guest is told its console's size: over its channel, or by stty in
+// it, once it can be entered. done ends that, also after an error.
+func (s *Guest) sizer() (to func(access.Size) error, done func(), err error) {
+	if s.direct != nil {
+		return s.direct.Resize, func() {}, nil
+	}
+	client, err := s.visit(s.ctx)
+	if err != nil {
+		return nil, func() {}, err
+	}
+	tty := s.cfg.Backend.Guest(s.cfg.Arch).Console
+	return func(size access.Size) error { return stty(s.ctx, client, tty, size) }, func() { client.Close() }, nil
 }
 
 // visit enters the guest once it can be entered. Unlike [Guest.Dial] it leaves
