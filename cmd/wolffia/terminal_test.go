@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
@@ -200,6 +201,26 @@ func TestConsoleOfPC(t *testing.T) {
 	x.write(t, `until [ "$(stty size)" = "43 132" ]; do sleep 0.05; done; echo re''sized`+"\r")
 	x.out.expect(t, "resized\r\n")
 	x.write(t, "exit\r")
+	x.left(t, 0)
+}
+
+// TestGreeting shows what /etc/motd says, byte for byte, and that only root's prompt is
+// root's.
+func TestGreeting(t *testing.T) {
+	parallel(t)
+	p := newPerson(t)
+	p.write(t, filepath.Join(p.home, "wolffia.yaml"), `images:
+  base:
+    packages: [busybox-static, dropbear-bin]
+    deps: elf
+    files: [{path: /etc/motd, content: "a \\n b\n  c"}]
+    users: [{name: ann}]
+`)
+	x := p.atTerminal(t, "run")
+	x.out.expect(t, `a \\n b\r\n  c\r\n`)
+	x.out.expect(t, `base:~# `)
+	x.write(t, `su ann -c '. /etc/profile; echo "<$PS1>"'; sh -l -c 'echo "<$PS1>"'; exit`+"\r")
+	x.out.expect(t, `<\\h:\\w\$ >\r\n<\\h:\\w# >\r\n`)
 	x.left(t, 0)
 }
 
