@@ -109,7 +109,8 @@ machines:
 	if again, same := lost(); same != which {
 		t.Errorf("%d and %d lost, or others: not the same with the same seed", first, again)
 	}
-	// A rate, by iperf3.
+	// A rate, by iperf3, which sends half as much again: TCP on a busy host may
+	// send less.
 	l.do("net", "set", "anna/lan", "rate", "10Mbit")
 	server := l.start(t, call{dir: l.dir}, "exec", "carl", "--", "iperf3", "--forceflush", "-s", "-1")
 	server.out.expect(t, "Server listening")
@@ -120,13 +121,15 @@ machines:
 			} `json:"sum_received"`
 		}
 	}
-	if err := json.Unmarshal([]byte(l.in("anna", "iperf3 -4 -J -c carl -t 8 -O 1")), &result); err != nil {
+	if err := json.Unmarshal([]byte(l.in("anna", "iperf3 -4 -J -c carl -u -b 15M -l 1400 -t 8 -O 1")), &result); err != nil {
 		t.Fatal(err)
 	}
-	// iperf3 counts what TCP carries: 1448 of 1514 bytes of each frame.
-	const want = 10e6 * 1448 / 1514
+	// iperf3 counts what UDP carries: 1400 of 1442 bytes of each frame.
+	const want = 10e6 * 1400 / 1442
 	if got := result.End.SumReceived.BitsPerSecond; math.Abs(got-want) > 0.05*want {
 		t.Errorf("%.0f bit/s, want %.0f", got, want)
+	} else {
+		t.Logf("%.0f bit/s, want %.0f", got, want)
 	}
 	// The file says it, too, without a restart.
 	l.in("anna", "echo 1 >/root/life")
