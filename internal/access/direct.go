@@ -59,14 +59,10 @@ func NewDirect(channels []*net.UnixConn, end string) *Direct {
 }
 
 // Close ends everything that is under way.
-func (d *Direct) Close() error {
-	err := d.control.Close()
-	for _, s := range d.streams {
-		s.Close()
-	}
+func (d *Direct) Close() {
+	d.cut()
 	d.watched.stop()
 	<-d.closed
-	return err
 }
 
 // maxControlLine bounds what a guest may say at once, in bytes.
@@ -115,7 +111,7 @@ func (d *Direct) say(line string) error {
 // KeepAlive is [Client.KeepAlive].
 func (d *Direct) KeepAlive(a Alive) { d.watched.watch(a, d.question, d.cut) }
 
-// cut ends what is under way, when the guest does not answer.
+// cut closes all channels: what is under way ends.
 func (d *Direct) cut() {
 	d.control.Close()
 	for _, s := range d.streams {
