@@ -21,7 +21,7 @@ import (
 // and takes no time to log in, which an emulated machine would spend on keys.
 type Direct struct {
 	control *net.UnixConn
-	streams []*net.UnixConn // input, output and errors; none without a command
+	streams []*net.UnixConn // output, errors and, where it has one, input; none without a command
 	end     []byte          // what comes behind the last of output and errors
 	watched watched
 
@@ -31,12 +31,16 @@ type Direct struct {
 	closed chan struct{} // when nothing comes from control any more
 }
 
-// DirectChannels are the names of the channels, for a machine with a command or
-// without.
-func DirectChannels(command bool) []string {
+// DirectChannels are the names of the channels, for a machine with a command or, nil,
+// without. A command without Stdin has none for it.
+func DirectChannels(cmd *Command) []string {
 	names := []string{"wolffia.control"}
-	if command {
-		names = append(names, "wolffia.in", "wolffia.out", "wolffia.err")
+	if cmd == nil {
+		return names
+	}
+	names = append(names, "wolffia.out", "wolffia.err")
+	if cmd.Stdin != nil {
+		names = append(names, "wolffia.in")
 	}
 	return names
 }
@@ -160,15 +164,17 @@ func (d *Direct) Run(ctx context.Context, cmd Command) (_ Status, err error) {
 	defer context.AfterFunc(ctx, d.cut)() // the machine ends with its command
 	// The input's copier is not waited for: it may sit in a read that only the
 	// person at the keyboard can end.
-	go func() {
-		if cmd.Stdin != nil {
-			io.Copy(d.streams[0], cmd.Stdin)
-		}
-		d.streams[0].CloseWrite()
-	}()
+	if len(d.streams) > 2 {
+		go func() {
+			if cmd.Stdin != nil {
+				io.Copy(d.streams[2], cmd.Stdin)
+			}
+			d.streams[2].CloseWrite()
+		}()
+	}
 	written := make(chan error, 2)
 	for i, w := range []io.Writer{cmd.Stdout, cmd.Stderr} {
-		go func() { written <- copyUntil(discardNil(w), d.streams[i+1], d.end) }()
+		go func() { written <- copyUntil(discardNil(w), d.streams[i], d.end) }()
 	}
 	code, exited, closed, drain := 0, d.exited, d.closed, (<-chan time.Time)(nil)
 	for left := 2; left > 0 || exited != nil && closed != nil; {

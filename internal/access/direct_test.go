@@ -71,7 +71,7 @@ func newDirect(t *testing.T) (*Direct, *directGuest) {
 	t.Helper()
 	g := &directGuest{}
 	var ours []*net.UnixConn
-	for range DirectChannels(true) {
+	for range DirectChannels(&Command{Stdin: strings.NewReader("")}) {
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -124,14 +124,14 @@ func TestDirect(t *testing.T) {
 		ended <- err
 	}()
 	g.hear(t, "signal USR1")
-	if in, err := io.ReadAll(g.conns[1]); string(in) != "in" || err != nil {
+	if in, err := io.ReadAll(g.conns[3]); string(in) != "in" || err != nil {
 		t.Errorf("input %q, %v", in, err)
 	}
-	io.WriteString(g.conns[2], "out")
-	io.WriteString(g.conns[3], "errEND\n")
+	io.WriteString(g.conns[1], "out")
+	io.WriteString(g.conns[2], "errEND\n")
 	g.say(t, "exit 7")
 	g.hear(t, "drain")
-	io.WriteString(g.conns[2], " moreEND\nlost")
+	io.WriteString(g.conns[1], " moreEND\nlost")
 	if err := <-ended; err != nil || status.Code != 7 || out.String() != "out more" || errs.String() != "err" {
 		t.Errorf("%v, %+v, %q, %q", err, status, &out, &errs)
 	}
@@ -146,7 +146,7 @@ func TestDirectEnds(t *testing.T) {
 		out   string
 	}{
 		"it ends": {func(t *testing.T, d *Direct, g *directGuest) {
-			io.WriteString(g.conns[2], "last words EN")
+			io.WriteString(g.conns[1], "last words EN")
 			for _, c := range g.conns {
 				c.Close()
 			}
@@ -178,7 +178,7 @@ func TestDirectUnread(t *testing.T) {
 		r, w := io.Pipe()
 		defer r.Close()
 		ctx, cancel := context.WithCancel(t.Context())
-		io.WriteString(g.conns[2], "out")
+		io.WriteString(g.conns[1], "out")
 		if exit != "" {
 			g.say(t, exit)
 		}

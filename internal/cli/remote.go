@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -24,8 +25,21 @@ type remote struct {
 
 func newRemote(env Env, argv []string, end context.CancelCauseFunc, watch *vigil) *remote {
 	return &remote{env: env, end: end, vigil: watch, cmd: access.Command{
-		Argv: argv, Stdin: env.Stdin, Stdout: &output{env.Stdout, end}, Stderr: &output{env.Stderr, end},
+		Argv: argv, Stdin: input(env), Stdout: &output{env.Stdout, end}, Stderr: &output{env.Stderr, end},
 	}}
+}
+
+// input is what a command reads: nil where that is the null device, which needs no
+// copier on either side.
+func input(env Env) io.Reader {
+	in, err := env.Stdin.Stat()
+	if err != nil {
+		return env.Stdin
+	}
+	if null, err := os.Stat(os.DevNull); err == nil && os.SameFile(in, null) {
+		return nil
+	}
+	return env.Stdin
 }
 
 // onTerminal says whether a command gets a terminal: where input and output are one,
@@ -47,7 +61,7 @@ func (r *remote) run(ctx context.Context, sig *signals, client runner, tty, noTT
 			return access.Status{}, err
 		}
 		defer restore()
-		r.cmd.Stdin = &keys{r.cmd.Stdin, r.vigil}
+		r.cmd.Stdin = &keys{r.env.Stdin, r.vigil}
 	}
 	passing := make(chan string, 16)
 	r.cmd.Signals = passing

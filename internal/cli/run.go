@@ -149,7 +149,7 @@ func (o *runOptions) direct(env Env, r *ready, argv []string) {
 		if o.around != nil || onTerminal(env, o.tty, o.noTTY) || slices.ContainsFunc(c.Machine.Disks, inPlace) {
 			return
 		}
-		c.Command = &access.Command{Argv: argv}
+		c.Command = &access.Command{Argv: argv, Stdin: input(env)}
 	}
 	c.Direct = true
 }

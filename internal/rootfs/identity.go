@@ -38,6 +38,7 @@ type IdentityConfig struct {
 	Ports          bool               // the host has ports of a virtio console: see files/ports
 	Command        string             // with Ports, a line for root's shell that is run once, its streams on ports
 	CommandEnd     string             // the word behind the last that it wrote, of letters and digits
+	CommandInput   bool               // it has a port for its input, too
 	HostKey        ed25519.PrivateKey // dropbear's; nil leaves the image's
 	AuthorizedKeys []string           // lines that let in root, besides the image's
 	NICs           []NIC              // in the guest's order
@@ -128,6 +129,11 @@ func Identity(c IdentityConfig) (*tree.Tree, error) {
 	}
 	if c.Command != "" { // not among what the command may print itself: /init empties it
 		put("/etc/wolffia/end", 0o600, []byte(c.CommandEnd+"\n"))
+		for _, name := range []string{"out", "err"} {
+			if err == nil {
+				err = t.Put("/etc/wolffia/"+name, &tree.Node{Mode: tree.TypeFIFO | 0o600})
+			}
+		}
 	}
 	put("/etc/wolffia/modules", 0o644, []byte(lines(c.Modules)))
 	if c.Hostname != "" {
@@ -183,6 +189,9 @@ func (c IdentityConfig) machineFile() (string, error) {
 			line = ". " + commandFile
 		}
 		fmt.Fprintf(&s, "COMMAND=%s\n", quote(line))
+		if c.CommandInput {
+			s.WriteString("INPUT=1\n")
+		}
 	}
 	var nics, routes []string
 	for _, n := range c.NICs {

@@ -49,7 +49,8 @@ type Config struct {
 	// of a control link: it can't be entered then, only its console has its size. The
 	// kernel has to have what the backend's Guest.Channel names.
 	Direct bool
-	// Command is run by init, once, with Direct; nil for none.
+	// Command is run by init, once, with Direct; nil for none. Whether it has Stdin
+	// counts, not what there is to read.
 	Command  *access.Command
 	Term     string        // the kind of terminal that shows the console
 	Dir      string        // existing private folder; the caller removes it
@@ -214,7 +215,7 @@ func (s *Guest) spec() (machine.Spec, error) {
 	spec := s.standalone()
 	spec.Initramfs = append(spec.Initramfs, identity)
 	if s.cfg.Direct {
-		spec.Channels = access.DirectChannels(s.cfg.Command != nil)
+		spec.Channels = access.DirectChannels(s.cfg.Command)
 		return spec, nil
 	}
 	spec.NICs = append(spec.NICs, machine.NIC{MAC: s.controlMAC(), MTU: lab.MaxMTU})
@@ -262,7 +263,7 @@ func (s *Guest) wayIn(id *rootfs.IdentityConfig) error {
 	if id.Ports = s.cfg.Direct; id.Ports {
 		if s.cfg.Command != nil {
 			s.end = access.DirectEnd()
-			id.Command, id.CommandEnd = s.cfg.Command.Line(), s.end
+			id.Command, id.CommandEnd, id.CommandInput = s.cfg.Command.Line(), s.end, s.cfg.Command.Stdin != nil
 		}
 		return nil
 	}
