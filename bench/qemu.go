@@ -22,8 +22,14 @@ func bootTime(ctx context.Context, b *bench) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
+	pond, err := b.newLab("login", loginLab)
+	if err != nil {
+		return nil, err
+	}
 	x, err := b.alternate(ctx,
-		wall(command{argv: []string{b.wolffia, "run", "-q", "--backend", "qemu", "--", "true"}}), bare.sample, b.untilPrompt)
+		wall(command{argv: []string{b.wolffia, "run", "-q", "--backend", "qemu", "--", "true"}}), bare.sample,
+		b.until("# ", command{argv: []string{b.wolffia, "run", "-q", "--backend", "qemu"}}),
+		b.until("pond login: ", pond.wolffia("run", "-q", "--backend", "qemu", "pond")))
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +38,7 @@ func bootTime(ctx context.Context, b *bench) (*result, error) {
 	for _, side := range []struct {
 		what string
 		took []float64
-	}{{"`run --backend qemu -- true`", x[0][0]}, {"`run --backend qemu` until its shell prompts", x[2][0]}} {
+	}{{"`run --backend qemu -- true`", x[0][0]}, {"`run --backend qemu` until its shell prompts", x[2][0]}, {"`run --backend qemu` until `login: `", x[3][0]}} {
 		limit := factor*median(other) + plus
 		r.rows = append(r.rows, row{
 			what: side.what, unit: milliseconds, wolffia: side.took, against: "bare kernel, wolffia's command line", other: other,
@@ -42,6 +48,18 @@ func bootTime(ctx context.Context, b *bench) (*result, error) {
 	r.notes = append(r.notes, "QEMU emulates the processor (TCG)", "the kernel's parameters: `"+bare.params+"`")
 	return r, nil
 }
+
+// loginLab has a machine whose console has a login prompt. Its image is the one of a
+// run without a file, but for a password: "wolffia".
+const loginLab = `images:
+  base:
+    packages: [busybox-static, dropbear-bin]
+    deps: elf
+    users: [{name: root, password: '$6$wolffia$rFDhnK.ARFMMPQo/iJH1iTtlsrGfLxhMcKdXzO6J8hiyR132/8MbnLjmGLUnYGIEemglGVmWS8a6SjgPiTC7K/'}]
+networks: {lan: }
+machines:
+  pond: {console: login, networks: [lan]}
+`
 
 // emulator is the QEMU that wolffia would start, to be started by hand.
 type emulator struct {
@@ -116,23 +134,30 @@ func (e *emulator) sample(ctx context.Context) ([]float64, error) {
 	return []float64{ms(time.Since(start))}, err
 }
 
-// untilPrompt starts a machine with its console, as a person would, and takes
-// the time until its shell prompts.
-func (b *bench) untilPrompt(ctx context.Context) (_ []float64, err error) {
-	const prompt = "# "
+// until starts a machine with its console, as a person would, and takes the time
+// until that prompts.
+func (b *bench) until(prompt string, c command) sampler {
+	return func(ctx context.Context) ([]float64, error) {
+		took, err := c.until(ctx, prompt)
+		return []float64{ms(took)}, err
+	}
+}
+
+func (c command) until(ctx context.Context, prompt string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, runBound)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, b.wolffia, "run", "-q", "--backend", "qemu")
+	cmd := exec.CommandContext(ctx, c.argv[0], c.argv[1:]...)
+	cmd.Dir, cmd.Env = c.dir, append(os.Environ(), c.env...)
 	if _, err := cmd.StdinPipe(); err != nil { // stays open
-		return nil, err
+		return 0, err
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
-		return nil, err
+		return 0, err
 	}
 	defer func() {
 		cmd.Process.Signal(os.Interrupt)
@@ -142,8 +167,8 @@ func (b *bench) untilPrompt(ctx context.Context) (_ []float64, err error) {
 	for buf := make([]byte, 4096); !strings.Contains(string(said), prompt); {
 		n, err := out.Read(buf)
 		if said = append(said, buf[:n]...); err != nil {
-			return nil, fmt.Errorf("no prompt came: %w\n%s", err, tail(string(said), 20))
+			return 0, fmt.Errorf("no %q came: %w\n%s", prompt, err, tail(string(said), 20))
 		}
 	}
-	return []float64{ms(time.Since(start))}, nil
+	return time.Since(start), nil
 }

@@ -73,14 +73,15 @@ func TestPorts(t *testing.T) {
 	parallel(t)
 	tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
 	p := newPerson(t)
-	o := p.run(t, call{program: p.plain(t)}, "run", "-q", "--backend", "qemu", "--network", "none", "--", "sh", "-c",
+	o := p.run(t, call{program: p.plain(t), stdin: strings.NewReader("")}, "run", "-q", "--backend", "qemu", "--network", "none", "--", "sh", "-c",
 		"ls /sys/class/net; ls /sys/class/virtio-ports | wc -l; pidof nc dropbear; true")
 	if want := "lo\n4\n"; o.out != want {
 		t.Errorf("%v, want %q", o, want)
 	}
-	// What ends its output for the host is nothing that it could print itself.
-	o = p.run(t, call{program: p.plain(t)}, "run", "-q", "--backend", "qemu", "--", "sh", "-c", "cat /etc/wolffia/*; echo whole")
-	if !strings.Contains(o.out, "\nPORTS=1\n") || !strings.HasSuffix(o.out, "\nwhole\n") {
+	// What ends its output for the host is nothing that it could print itself. Nor is
+	// there a port for what it reads, where that is the null device.
+	o = p.run(t, call{program: p.plain(t)}, "run", "-q", "--backend", "qemu", "--", "sh", "-c", "cat /etc/wolffia/*; ls /sys/class/virtio-ports | wc -l; readlink /proc/self/fd/0; echo whole")
+	if !strings.Contains(o.out, "\nPORTS=1\n") || !strings.HasSuffix(o.out, "\n3\n/dev/null\nwhole\n") {
 		t.Error(o)
 	}
 	// The command leads a session of its own: what it sends to its group reaches

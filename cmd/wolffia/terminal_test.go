@@ -224,6 +224,42 @@ func TestGreeting(t *testing.T) {
 	x.left(t, 0)
 }
 
+// TestLogin logs in on a console that asks for it. Leaving it gives the next prompt.
+func TestLogin(t *testing.T) {
+	parallel(t)
+	for _, backend := range []string{"uml", "qemu"} {
+		t.Run(backend, func(t *testing.T) {
+			parallel(t)
+			if backend == "qemu" {
+				tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
+			}
+			p := newPerson(t)
+			p.write(t, filepath.Join(p.home, "wolffia.yaml"), `images:
+  base:
+    packages: [busybox-static, dropbear-bin]
+    deps: elf
+    users: [{name: root, password: '$6$wolffia$rFDhnK.ARFMMPQo/iJH1iTtlsrGfLxhMcKdXzO6J8hiyR132/8MbnLjmGLUnYGIEemglGVmWS8a6SjgPiTC7K/'}]
+networks: {lan: }
+machines:
+  pond: {console: login, networks: [lan]}
+`)
+			x := p.atTerminal(t, "run", "--backend", backend, "pond")
+			for _, try := range []struct{ password, then string }{{"pond", "Login incorrect"}, {"wolffia", "pond:~# "}} {
+				x.out.expect(t, "pond login: ")
+				x.write(t, "root\r")
+				x.out.expect(t, "Password: ")
+				x.write(t, try.password+"\r")
+				x.out.expect(t, try.then)
+			}
+			x.write(t, "ip -4 addr show dev eth0; exit\r")
+			x.out.expect(t, `inet 10\.0\.2\.15/24`)
+			x.out.expect(t, "pond login: ")
+			x.write(t, "\x1dq")
+			x.left(t, 0)
+		})
+	}
+}
+
 // TestConsoleEnds leaves the console in the other ways that there are.
 func TestConsoleEnds(t *testing.T) {
 	parallel(t)

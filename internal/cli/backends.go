@@ -103,8 +103,12 @@ func (p *project) prepare(ctx context.Context, env Env, o *machineOptions, name 
 	}
 	r.config = supervisor.Config{
 		Lab: p.Spec, Machine: m, Arch: r.kernel.Arch, Backend: backend, Kernel: kernelPath,
-		Image: r.image.Path, Modules: r.kernel.Modules, Base: p.dir(env), Console: console, Term: env.Getenv("TERM"),
+		Image: r.image.Path, Modules: r.kernel.Modules, Base: p.dir(env), Term: env.Getenv("TERM"),
+		Console: console, Throwaway: console != rootfs.ConsoleShell,
 		Dir: dir, Env: processEnv(env, dir), Patience: o.patience, Events: events,
+	}
+	if m.Console == lab.ConsoleLogin && console != rootfs.ConsoleNone {
+		r.config.Console = rootfs.ConsoleLogin
 	}
 	if m.Root == lab.RootDisk {
 		if err := p.rootOnDisk(ctx, r, img); err != nil {

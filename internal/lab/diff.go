@@ -152,6 +152,7 @@ func diffMachine(before *Spec, old *Machine, now *Spec, new *Machine) (Action, [
 	note("type", old.Type, new.Type, ActionRestart)
 	note("boot", old.Boot, new.Boot, ActionRestart)
 	note("root", old.Root, new.Root, ActionRestart)
+	note("console", old.Console, new.Console, ActionRestart)
 	note("kernel", old.Kernel, new.Kernel, ActionRestart)
 	note("cmdline", old.Cmdline, new.Cmdline, ActionRestart)
 	note("modules", old.Modules, new.Modules, ActionRestart)

@@ -163,6 +163,8 @@ func machineKeys() []key[Machine] {
 			func(d *decoder, n ast.Node, m *Machine) { choice(d, n, "boot", Boots(), &m.Boot) }},
 		{"root", "Where the root file system lives: in memory, or on a disk, of which a throwaway machine writes to a copy.", wordShape(Roots()...),
 			func(d *decoder, n ast.Node, m *Machine) { choice(d, n, "root", Roots(), &m.Root) }},
+		{"console", "What is on its console: a shell for root, or a login prompt, for users who have a password.", wordShape(Consoles()...),
+			func(d *decoder, n ast.Node, m *Machine) { choice(d, n, "console", Consoles(), &m.Console) }},
 		{"networks", "The networks it is on, in the order of its cards: their names, or objects that say more.",
 			listShape(shape{"oneOf": []shape{textShape("lan"), objectShape(cardKeys())}}),
 			func(d *decoder, n ast.Node, m *Machine) { m.Cards = d.cards(n) }},

@@ -6,8 +6,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
+
+	"wolffia/internal/rootfs"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -126,6 +129,11 @@ func (s *Spec) complete(at *places) {
 	}
 }
 
+// letsIn says whether somebody may be able to log in with a password.
+func (i *Image) letsIn() bool {
+	return !i.From.IsZero() || len(i.Files) > 0 || slices.ContainsFunc(i.Users, func(u rootfs.User) bool { return u.Hash != "" })
+}
+
 func (s *Spec) completeMachine(m *Machine, at *places) {
 	path := func(key string) []string { return []string{"machines", m.Name, key} }
 	images := s.ImageNames()
@@ -136,6 +144,9 @@ func (s *Spec) completeMachine(m *Machine, at *places) {
 		at.fail(path("image"), 0, "machine %q names no image; it may be %s", m.Name, strings.Join(images, ", "))
 	case s.Images[m.Image] == nil:
 		at.fail(path("image"), 0, "%s", OneOf("image", m.Image, images))
+	}
+	if img := s.Images[m.Image]; img != nil && m.Console == ConsoleLogin && !img.letsIn() {
+		at.fail(path("console"), 0, "machine %q asks for a login, and no user of image %q has a password; give it one: users: [{name: root, password: ...}]", m.Name, m.Image)
 	}
 	seen := map[string]bool{}
 	for i := range m.Cards {

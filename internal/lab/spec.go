@@ -68,6 +68,7 @@ type Machine struct {
 	Type      Type
 	Boot      Boot
 	Root      Root
+	Console   Console
 	Cards     []Card
 	Forwards  []Forward
 	Kernel    string   // a kernel image or build folder on the host; empty means Debian's
@@ -123,6 +124,15 @@ const (
 	RootDisk      Root = "disk"      // on a disk of its own that lasts
 )
 
+// Console is what a machine has on its console, where wolffia starts its system.
+type Console string
+
+// The consoles.
+const (
+	ConsoleShell Console = "shell" // a shell for root, without a password
+	ConsoleLogin Console = "login" // a login prompt
+)
+
 // Limits and defaults of a machine.
 const (
 	DefaultMemory = 128 * MiB
@@ -164,7 +174,7 @@ func newImage(name string) *Image {
 }
 
 func newMachine(name string) *Machine {
-	return &Machine{Name: name, Backend: BackendAuto, Memory: DefaultMemory, Boot: BootKernel, Root: RootInitramfs, Restart: RestartNo}
+	return &Machine{Name: name, Backend: BackendAuto, Memory: DefaultMemory, Boot: BootKernel, Root: RootInitramfs, Console: ConsoleShell, Restart: RestartNo}
 }
 
 // ImageNames, NetworkNames and MachineNames list the names, sorted.

@@ -260,6 +260,9 @@ func ControlMAC(lab, machine string) net.HardwareAddr { return mac("control", la
 // Roots are the places where a machine's root can live.
 func Roots() []string { return []string{string(RootInitramfs), string(RootDisk)} }
 
+// Consoles are what a machine can have on its console.
+func Consoles() []string { return []string{string(ConsoleShell), string(ConsoleLogin)} }
+
 // Types are the kinds of PC that QEMU makes.
 func Types() []string { return []string{string(TypeQ35), string(TypeMicroVM)} }
 

@@ -129,9 +129,12 @@ func Identity(c IdentityConfig) (*tree.Tree, error) {
 	}
 	if c.Command != "" { // not among what the command may print itself: /init empties it
 		put("/etc/wolffia/end", 0o600, []byte(c.CommandEnd+"\n"))
-		for _, name := range []string{"out", "err"} {
+		if err := t.MkdirAll("/run/wolffia", 0o755); err != nil {
+			return nil, err
+		}
+		for _, name := range []string{"stream.out", "stream.err"} { // a process less than making them there
 			if err == nil {
-				err = t.Put("/etc/wolffia/"+name, &tree.Node{Mode: tree.TypeFIFO | 0o600})
+				err = t.Put("/run/wolffia/"+name, &tree.Node{Mode: tree.TypeFIFO | 0o600})
 			}
 		}
 	}

@@ -45,6 +45,9 @@ type Config struct {
 	Modules  string   // path of a cpio archive with kernel modules; may be empty
 	Base     string   // folders of the file that are relative start here
 	Console  rootfs.Console
+	// Throwaway is a machine that nobody restarts, and that need not ask for an
+	// address that is known beforehand.
+	Throwaway bool
 	// Direct has the guest talk to us over channels ([machine.Channeler]) in the place
 	// of a control link: it can't be entered then, only its console has its size. The
 	// kernel has to have what the backend's Guest.Channel names.

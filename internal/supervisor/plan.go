@@ -247,9 +247,9 @@ func (s *Guest) network(id *rootfs.IdentityConfig) {
 		case !at.v4.IsValid():
 		case g.NoGateway:
 			nic.Addrs = []netip.Prefix{at.v4, at.v6}
-		case g.DHCP.Off, c.Console == rootfs.ConsoleNone, c.Console == rootfs.ConsoleSession:
-			// A throwaway machine need not ask: a tenth of its time would go to
-			// udhcpc. Whoever asks in it is answered.
+		case g.DHCP.Off, c.Throwaway:
+			// A tenth of a throwaway's time would go to udhcpc. Whoever asks in it
+			// is answered.
 			nic.Addrs = []netip.Prefix{at.v4}
 			if len(id.DNS) == 0 { // the first network's, as with leases
 				cfg := gateway.Config{Subnet: g.Subnet}
