@@ -370,14 +370,9 @@ func join[T fmt.Stringer](all []T, sep string) string {
 
 // inittab is busybox init's table with the console that c asks for.
 func (c IdentityConfig) inittab() string {
-	tty := strings.TrimPrefix(c.ConsoleDevice, "/dev/")
-	id := tty
-	if tty == "" || tty == "console" {
-		id, tty = "", "console"
-	}
-	term := c.Term
-	if term == "" {
-		term = "linux"
+	id := strings.TrimPrefix(c.ConsoleDevice, "/dev/")
+	if id == "console" {
+		id = ""
 	}
 	var line string
 	switch c.Console {
@@ -385,8 +380,8 @@ func (c IdentityConfig) inittab() string {
 		line = id + "::once:/usr/lib/wolffia/session\n"
 	case ConsoleShell:
 		line = id + "::respawn:/usr/lib/wolffia/session stay\n"
-	case ConsoleLogin:
-		line = fmt.Sprintf("%s::respawn:/sbin/getty -L 0 %s %s\n", id, tty, term)
+	case ConsoleLogin: // init has opened the terminal; getty would let a tenth of a second go by
+		line = id + "::respawn:/bin/login\n"
 	}
 	return "# inittab of busybox's init, for this machine: TERMINAL::ACTION:COMMAND\n" + line + inittabTail
 }
