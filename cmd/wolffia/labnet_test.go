@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -235,6 +237,25 @@ machines:
 	names := read("last.pcapng", "-Y", "dns.qry.name == gateway.lan", "-T", "fields", "-e", "dns.flags.response", "-e", "frame.interface_name")
 	if !strings.Contains(names, "0\tanna/eth0") && !strings.Contains(names, "False\tanna/eth0") || !strings.Contains(names, "1\tanna/eth0") && !strings.Contains(names, "True\tanna/eth0") {
 		t.Errorf("%q", names)
+	}
+	// Who reads it no more ends it, though nothing comes that would show that.
+	for _, args := range [][]string{{"capture", "lan", "-w", "-", "host 192.0.2.1"}, {"logs", "anna", "--follow"}} {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		cmd := l.command(ctx, call{dir: l.dir}, args...)
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.ReadFull(out, make([]byte, 4))
+		out.Close()
+		cmd.Wait()
+		if status := cmd.ProcessState.ExitCode(); err != nil || status != 128+13 {
+			t.Errorf("%s: status %d, %v", args, status, err)
+		}
+		cancel()
 	}
 	if e := l.fails(2, "capture", "lan", "-w", "x", "tpc port 80"); !strings.Contains(e, "column 1") {
 		t.Error(e)

@@ -103,7 +103,12 @@ func (o *captureOptions) run(ctx context.Context, env Env, name, filter string) 
 	case "":
 		return tcpdump(ctx, env, in)
 	case "-":
-		return pour(ctx, env.Stdout, in)
+		unread := whileRead(env.Stdout, in)
+		err := pour(ctx, env.Stdout, in)
+		if unread() {
+			return statusError(128 + unix.SIGPIPE)
+		}
+		return err
 	}
 	f, err := os.OpenFile(inDir(env.Dir, o.file), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {

@@ -143,6 +143,18 @@ func TestErrorsAsJSON(t *testing.T) {
 	}
 }
 
+// TestUnknownName: a file with machines has more than images to run.
+func TestUnknownName(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "wolffia.yaml"), []byte("images: {base: }\nmachines: {alice: }\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := wolffia(t, dir, "run", "nobody", "--", "true")
+	if want := `unknown machine or image "nobody"; it is one of alice, base`; r.status != ExitUsage || !strings.Contains(r.err, want) {
+		t.Errorf("status %d: %s, want %s", r.status, r.err, want)
+	}
+}
+
 // TestFormatOfName: a folder-like ".tar" within a name used to win over its end.
 func TestFormatOfName(t *testing.T) {
 	for name, want := range map[string]string{

@@ -124,7 +124,12 @@ func (o *labOptions) logs(ctx context.Context, env Env, args []string, follow bo
 	defer log.Close()
 	stop := context.AfterFunc(ctx, func() { log.Close() })
 	defer stop()
-	return showLog(ctx, env, log)
+	unread := whileRead(env.Stdout, log)
+	err = showLog(ctx, env, log)
+	if unread() {
+		return statusError(128 + unix.SIGPIPE)
+	}
+	return err
 }
 
 // logs shows what is in the lab's folder.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -376,5 +377,9 @@ func pick(s *lab.Spec, name string) (*lab.Machine, error) {
 	case s.Images[name] != nil:
 		return s.Throwaway(name), nil
 	}
-	return nil, lab.OneOf("image", name, runnable(s))
+	what := "image"
+	if slices.ContainsFunc(machines, func(m string) bool { return s.Images[m] == nil }) {
+		what = "machine or image"
+	}
+	return nil, lab.OneOf(what, name, runnable(s))
 }
