@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -166,7 +167,7 @@ func fromSupervisor(err error) error {
 	if !errors.As(err, &e) {
 		return err
 	}
-	if e.Fix != "" && len(e.Starts) == 0 {
+	if e.Fix != "" && len(e.Starts) == 0 && !strings.HasSuffix(err.Error(), e.Fix) {
 		err = fmt.Errorf("%w; %s", err, e.Fix)
 	}
 	switch {

@@ -543,9 +543,18 @@ func TestMirrorGone(t *testing.T) {
 		t.Errorf("mirror gone: %v, %q", err, heard.warnings())
 	}
 	// Nothing cached.
-	err := all(t, f.client(openStore(t, t.TempDir()), &log{}))
+	heard = &log{}
+	err := all(t, f.client(openStore(t, t.TempDir()), heard))
 	if !errors.As(err, new(*NetworkError)) || !strings.Contains(err.Error(), "--mirror") {
 		t.Errorf("nothing cached: %v", err)
+	}
+	// A mirror is told of once for each further try, whatever is wanted of it, and
+	// what to do about it at the end.
+	fetch := &fetcher{events: heard}
+	fetch.warn(f.URL, err, 4)
+	fetch.warn(f.URL+"/another", err, 4)
+	if said := heard.warnings(); strings.Count(said, "can't be reached: ") != tries-1+1 || strings.Contains(said, "--mirror") || !strings.Contains(said, "trying again (2 of 3)") {
+		t.Error(said)
 	}
 	c = f.client(openStore(t, t.TempDir()), &log{})
 	c.o.Offline = true

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -88,6 +89,7 @@ type fetcher struct {
 	idle   time.Duration
 	pause  time.Duration // before the second try; doubled for the third
 	events event.Sink
+	told   sync.Map // hosts and numbers of tries of which it was said
 }
 
 // tries is how often a request is made before it is given up.
@@ -271,6 +273,25 @@ func again(err error) bool {
 	return errors.As(err, new(*StallError)) || errors.As(err, new(*NetworkError))
 }
 
+// warn says that the n-th try follows a failure; of a mirror that can't be reached
+// once, and not for each file that is wanted of it. What to do about it is said if
+// nothing helps.
+func (f *fetcher) warn(uri string, err error, n int) {
+	text := err.Error()
+	if fixed, ok := err.(interface{ Fix() string }); ok {
+		text = strings.TrimSuffix(text, "; "+fixed.Fix())
+	}
+	var broken *net.OpError
+	if u, bad := url.Parse(uri); errors.As(err, &broken) && broken.Op == "dial" && bad == nil {
+		if _, told := f.told.LoadOrStore(fmt.Sprint(u.Host, " ", n), true); told {
+			return
+		}
+		text = fmt.Sprintf("%s can't be reached: %v", u.Host, broken.Err)
+	}
+	f.events.Emit(event.Event{Kind: event.Warn, Task: "fetch", Subject: redact(uri),
+		Message: fmt.Sprintf("%s; trying again (%d of %d)", text, n, tries)})
+}
+
 // repeat calls try until it succeeds, fails for good, or has failed too often.
 func (f *fetcher) repeat(ctx context.Context, uri string, try func() error) error {
 	pause := f.pause
@@ -279,8 +300,7 @@ func (f *fetcher) repeat(ctx context.Context, uri string, try func() error) erro
 		if err == nil || n == tries || !again(err) {
 			return err
 		}
-		f.events.Emit(event.Event{Kind: event.Warn, Task: "fetch", Subject: redact(uri),
-			Message: fmt.Sprintf("%v; trying again (%d of %d)", err, n+1, tries)})
+		f.warn(uri, err, n+1)
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("fetch %s: %w", redact(uri), ctx.Err())
