@@ -29,13 +29,13 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"wolffia/internal/access"
+	"wolffia/internal/lazy"
 )
 
 // Program is a program in a machine to debug: a new one, or one that runs.
@@ -266,10 +266,10 @@ const (
 const maxSaid = 16 << 10
 
 var (
-	listenLine  = regexp.MustCompile(`^Listening on port (\d+)$`)
-	createdLine = regexp.MustCompile(`; pid = (\d+)$`)
+	listenLine  = lazy.Regexp(`^Listening on port (\d+)$`)
+	createdLine = lazy.Regexp(`; pid = (\d+)$`)
 	// What it says at the end, each written at once. gdb tells the same.
-	farewell = regexp.MustCompile(`(?:\r?\n)?(?:Child exited with status \d+|Child terminated with signal = [^\n]*|Detaching from process \d+|Killing process\(es\):[^\n]*|Remote side has terminated connection[^\n]*)\r?\n$`)
+	farewell = lazy.Regexp(`(?:\r?\n)?(?:Child exited with status \d+|Child terminated with signal = [^\n]*|Detaching from process \d+|Killing process\(es\):[^\n]*|Remote side has terminated connection[^\n]*)\r?\n$`)
 )
 
 const joinedLine = "Remote debugging from host "
@@ -293,7 +293,7 @@ func (m *messages) Write(b []byte) (int, error) {
 		m.text = rest
 		m.take(string(bytes.TrimRight(line, "\r")))
 	}
-	text := farewell.ReplaceAll(m.text, nil)
+	text := farewell().ReplaceAll(m.text, nil)
 	m.text = nil
 	if m.terminal {
 		text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
@@ -315,10 +315,10 @@ func (m *messages) take(line string) {
 	if len(m.said)+len(line) < maxSaid {
 		m.said = append(append(m.said, line...), '\n')
 	}
-	if f := createdLine.FindStringSubmatch(line); f != nil {
+	if f := createdLine().FindStringSubmatch(line); f != nil {
 		m.pid, _ = strconv.Atoi(f[1])
 	}
-	if f := listenLine.FindStringSubmatch(line); f != nil {
+	if f := listenLine().FindStringSubmatch(line); f != nil {
 		m.port, _ = strconv.Atoi(f[1])
 		m.state = joining
 		close(m.listening)

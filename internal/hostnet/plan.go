@@ -4,8 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
+
+	"wolffia/internal/lazy"
 )
 
 // Plan is what a lab asks of the host's network. It is data: nothing is looked
@@ -108,23 +109,23 @@ func vlanName(parent string, id int) string { return fmt.Sprintf("%s.%d", parent
 const maxName = 15
 
 var (
-	planName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
+	planName = lazy.Regexp(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 	// linkName is narrower than what the kernel takes, so that a name is a word
 	// in a shell, in nft and in a path under /proc/sys.
-	linkName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+	linkName = lazy.Regexp(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 )
 
 // Check says what is wrong with the plan by itself, whatever the host has.
 func (p *Plan) Check() error {
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if !planName.MatchString(p.Name) {
+	if !planName().MatchString(p.Name) {
 		fail("%q can't name a plan: lower-case letters, digits, - and _, at most 64", p.Name)
 	}
 	names := map[string]bool{}
 	name := func(s string) {
 		switch {
-		case len(s) > maxName || !linkName.MatchString(s):
+		case len(s) > maxName || !linkName().MatchString(s):
 			fail("%q can't name an interface: at most %d letters, digits, -, _ and dots", s, maxName)
 		case s == "lo" || s == "all" || s == "default":
 			fail("%q can't name an interface: the kernel keeps that name to itself", s)

@@ -3,12 +3,12 @@ package importer
 import (
 	"net/netip"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"wolffia/internal/lab"
+	"wolffia/internal/lazy"
 )
 
 // containerlab reads a topology.
@@ -99,11 +99,11 @@ func (c *clabLab) word(v *value) string {
 	if !strings.Contains(s, "$") {
 		return s
 	}
-	out := expansion.ReplaceAllStringFunc(s, func(part string) string {
+	out := expansion().ReplaceAllStringFunc(s, func(part string) string {
 		if part == "$$" {
 			return "$"
 		}
-		f := expansion.FindStringSubmatch(part)
+		f := expansion().FindStringSubmatch(part)
 		switch {
 		case f[2] != "":
 			c.warn(c.file, v.line, "%s is taken for %q, whatever the environment says", part, f[3])
@@ -117,7 +117,7 @@ func (c *clabLab) word(v *value) string {
 }
 
 // expansion is what containerlab replaces by variables of the environment.
-var expansion = regexp.MustCompile(`\$\$|\$\{(\w+)(:?[-=])?([^{}]*)\}|\$(\w+)`)
+var expansion = lazy.Regexp(`\$\$|\$\{(\w+)(:?[-=])?([^{}]*)\}|\$(\w+)`)
 
 // words are the texts of a list, or of a scalar.
 func (c *clabLab) words(v *value) (out []string) {

@@ -4,12 +4,12 @@ import (
 	"io/fs"
 	"net/netip"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"wolffia/internal/lab"
+	"wolffia/internal/lazy"
 )
 
 // kathara reads a lab.conf and what lies in its folder.
@@ -59,15 +59,15 @@ type port struct {
 
 // The lines of a lab.conf. Of machines' names netkit takes more than Kathará.
 var (
-	confLine = regexp.MustCompile(`^([A-Za-z0-9_.-]{1,63})\[(\w{1,32})\]\s*=\s*(.*)$`)
-	metaLine = regexp.MustCompile(`^([A-Za-z_]\w{0,63})\s*=\s*(.*)$`)
+	confLine = lazy.Regexp(`^([A-Za-z0-9_.-]{1,63})\[(\w{1,32})\]\s*=\s*(.*)$`)
+	metaLine = lazy.Regexp(`^([A-Za-z_]\w{0,63})\s*=\s*(.*)$`)
 )
 
 func (k *katharaLab) line(number int, line string) {
 	if line == "" || strings.HasPrefix(line, "#") {
 		return
 	}
-	if f := confLine.FindStringSubmatch(line); f != nil {
+	if f := confLine().FindStringSubmatch(line); f != nil {
 		value, ok := confValue(f[3])
 		if !ok {
 			k.fail(k.conf, number, "%.80q has no end of its quotes", line)
@@ -85,7 +85,7 @@ func (k *katharaLab) line(number int, line string) {
 		}
 		return
 	}
-	f := metaLine.FindStringSubmatch(line)
+	f := metaLine().FindStringSubmatch(line)
 	if f == nil {
 		k.fail(k.conf, number, "%.80q is neither MACHINE[INTERFACE]=DOMAIN nor MACHINE[OPTION]=VALUE", line)
 		return
@@ -149,7 +149,7 @@ func (k *katharaLab) machine(name string, line int) *machine {
 }
 
 // domainName is what a collision domain may be called.
-var domainName = regexp.MustCompile(`^[\w.-]{1,63}$`)
+var domainName = lazy.Regexp(`^[\w.-]{1,63}$`)
 
 // card reads MACHINE[NUMBER]=DOMAIN, or DOMAIN/MAC, or netkit's
 // tap,HOST-ADDRESS,MACHINE-ADDRESS.
@@ -170,7 +170,7 @@ func (k *katharaLab) card(m *machine, number int, value string, line int) {
 	case strings.HasPrefix(value, "tap,"):
 		k.warn(k.conf, line, "%s of machine %q gets its addresses by DHCP, from wolffia's own gateway to the host, in place of %s", c.iface, m.title, value)
 		c.segment, c.mac, c.address = k.outsideNetwork(), "", ""
-	case !domainName.MatchString(domain):
+	case !domainName().MatchString(domain):
 		k.fail(k.conf, line, "%.80q is no collision domain: letters, digits and underscores are needed", domain)
 		return
 	default:
@@ -199,10 +199,10 @@ func (k *katharaLab) outsideNetwork() *segment {
 }
 
 // sysctlKey is a parameter that a lab may set.
-var sysctlKey = regexp.MustCompile(`^net\.[\w./-]+$`)
+var sysctlKey = lazy.Regexp(`^net\.[\w./-]+$`)
 
 // variable is the name of one that a shell has.
-var variable = regexp.MustCompile(`^[A-Za-z_]\w*$`)
+var variable = lazy.Regexp(`^[A-Za-z_]\w*$`)
 
 func (k *katharaLab) option(m *machine, name, value string, line int) {
 	left := func(why string) {
@@ -234,14 +234,14 @@ func (k *katharaLab) option(m *machine, name, value string, line int) {
 		m.uses(value)
 	case "sysctl":
 		key, v, ok := strings.Cut(value, "=")
-		if key, v = strings.TrimSpace(key), strings.TrimSpace(v); !ok || !sysctlKey.MatchString(key) {
+		if key, v = strings.TrimSpace(key), strings.TrimSpace(v); !ok || !sysctlKey().MatchString(key) {
 			left("it takes the form net.NAME=VALUE")
 			return
 		}
 		m.before = append(m.before, shell("sysctl", "-w", key+"="+v))
 	case "env":
 		key, v, ok := strings.Cut(value, "=")
-		if !ok || !variable.MatchString(key) {
+		if !ok || !variable().MatchString(key) {
 			left("it takes the form NAME=VALUE")
 			return
 		}

@@ -214,7 +214,7 @@ func (c *clabLab) environment(m *machine, v *value) {
 		return
 	}
 	for _, p := range v.pairs {
-		if !variable.MatchString(p.key) || strings.HasPrefix(p.key, "__") {
+		if !variable().MatchString(p.key) || strings.HasPrefix(p.key, "__") {
 			c.warn(c.file, p.line, "machine %q: env: %s is no variable of a shell; left out", m.title, clean(p.key))
 			continue
 		}

@@ -3,9 +3,10 @@ package lab
 import (
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
+
+	"wolffia/internal/lazy"
 )
 
 // Base is what an image starts from, besides Debian's packages. At most one of
@@ -23,7 +24,7 @@ func (b Base) IsZero() bool { return b == Base{} }
 func (b Base) String() string { return b.Image + b.Path + b.Reference }
 
 // reference is how an image of a registry is named: HOST:PORT/PATH:TAG@DIGEST.
-var reference = regexp.MustCompile(`^([A-Za-z0-9.-]+(:[0-9]{1,5})?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
+var reference = lazy.Regexp(`^([A-Za-z0-9.-]+(:[0-9]{1,5})?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
 
 // ParseBase reads what an image starts from: a plain word is another image of
 // the file; what begins with a dot, a slash or a tilde is on the host; all else,
@@ -39,7 +40,7 @@ func ParseBase(s string) (Base, error) {
 		return Base{Path: s}, nil
 	case !registry && checkName("image", s) == nil:
 		return Base{Image: s}, nil
-	case reference.MatchString(bare) && (registry || strings.ContainsAny(s, ":/@")):
+	case reference().MatchString(bare) && (registry || strings.ContainsAny(s, ":/@")):
 		return Base{Reference: bare}, nil
 	}
 	return Base{}, fmt.Errorf("from: %q is no image of this file, no path such as ./root.tar, and no image of a registry such as debian:trixie", s)

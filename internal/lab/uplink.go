@@ -4,12 +4,12 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 
 	"github.com/goccy/go-yaml/ast"
 
+	"wolffia/internal/lazy"
 	"wolffia/internal/vnet"
 )
 
@@ -137,10 +137,10 @@ func parseAddr6(s string) (netip.Addr, error) {
 
 // interfaceName is narrower than what the kernel takes, so that a name is a word
 // in a shell and in a rule.
-var interfaceName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$`)
+var interfaceName = lazy.Regexp(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$`)
 
 func parseInterface(s string) (string, error) {
-	if !interfaceName.MatchString(s) || slices.Contains([]string{"lo", "all", "default"}, s) {
+	if !interfaceName().MatchString(s) || slices.Contains([]string{"lo", "all", "default"}, s) {
 		return "", fmt.Errorf("%q can't name an interface; write one such as tap0: at most 15 letters, digits, dots, dashes and underscores", s)
 	}
 	return s, nil

@@ -3,9 +3,10 @@ package machine
 import (
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 	"sync"
+
+	"wolffia/internal/lazy"
 )
 
 // Bounds of a [Transcript], in bytes.
@@ -101,7 +102,7 @@ func (t *Transcript) Tail(n int) []string {
 // backtrace is a line of a kernel's stack dump: a function, or the stack's
 // words. Dozens follow a panic and would push what it says out of a report; the
 // log has them.
-var backtrace = regexp.MustCompile(`^(\[ *[0-9.]+\] *)?(` +
+var backtrace = lazy.Regexp(`^(\[ *[0-9.]+\] *)?(` +
 	`(\[<[0-9a-f]+>\] *)?(\? *)?[A-Za-z_][A-Za-z0-9_.]*\+0x[0-9a-f]+/0x[0-9a-f]+( \[[a-z0-9_]+\])?` +
 	`|[0-9a-f]{8,16}( [0-9a-f]{8,16})+|Stack:|Call Trace:|</?TASK>)$`)
 
@@ -112,7 +113,7 @@ func Lines(text string, n int) []string {
 	var out []string
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(strings.Map(printable, line))
-		if line == "" || backtrace.MatchString(line) {
+		if line == "" || backtrace().MatchString(line) {
 			continue
 		}
 		if len(line) > tailLine {

@@ -4,13 +4,13 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/go-crypt/crypt/algorithm/shacrypt"
 
+	"wolffia/internal/lazy"
 	"wolffia/internal/tree"
 )
 
@@ -79,7 +79,7 @@ var debianGroups = []group{
 }
 
 // nameRule is what Debian's adduser takes.
-var nameRule = regexp.MustCompile(`^[a-z_][a-z0-9_.-]{0,31}$`)
+var nameRule = lazy.Regexp(`^[a-z_][a-z0-9_.-]{0,31}$`)
 
 // accounts writes passwd, group, shadow and gshadow, and makes home folders.
 func (b *builder) accounts() error {
@@ -162,7 +162,7 @@ func (b *builder) groupNamed(name string) *group {
 }
 
 func (b *builder) addGroup(g Group) error {
-	if !nameRule.MatchString(g.Name) {
+	if !nameRule().MatchString(g.Name) {
 		return errors.New("is not a name: a to z, 0 to 9, _, . and -, at most 32, not starting with a digit")
 	}
 	have := b.groupNamed(g.Name)
@@ -280,7 +280,7 @@ func (b *builder) newUser(u User) (account, error) {
 }
 
 func checkUser(u User) error {
-	if !nameRule.MatchString(u.Name) {
+	if !nameRule().MatchString(u.Name) {
 		return errors.New("is not a name: a to z, 0 to 9, _, . and -, at most 32, not starting with a digit")
 	}
 	if u.Password != "" && u.Hash != "" {

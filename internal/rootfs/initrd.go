@@ -3,11 +3,11 @@ package rootfs
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"wolffia/internal/lazy"
 	"wolffia/internal/tree"
 )
 
@@ -35,12 +35,12 @@ type InitrdOptions struct {
 var rootSpecs = []string{"LABEL=", "UUID=", "PARTUUID=", "PARTLABEL="}
 
 // deviceNumber is MAJOR:MINOR.
-var deviceNumber = regexp.MustCompile(`^[0-9]+:[0-9]+$`)
+var deviceNumber = lazy.Regexp(`^[0-9]+:[0-9]+$`)
 
 // parameters writes o as words of a kernel's command line.
 func (o InitrdOptions) parameters() (string, error) {
 	named := slices.ContainsFunc(rootSpecs, func(p string) bool { return strings.HasPrefix(o.Root, p) && o.Root != p })
-	if o.Root != "" && !named && !strings.HasPrefix(o.Root, "/dev/") && !deviceNumber.MatchString(o.Root) {
+	if o.Root != "" && !named && !strings.HasPrefix(o.Root, "/dev/") && !deviceNumber().MatchString(o.Root) {
 		return "", fmt.Errorf("root %q is none of LABEL=, UUID=, PARTUUID=, PARTLABEL=, MAJOR:MINOR and /dev/", o.Root)
 	}
 	for _, m := range o.Modules {

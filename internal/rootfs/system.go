@@ -95,14 +95,14 @@ func scriptUser(command string, args []string) (u SystemUser, ok bool) {
 		}
 	}
 	if command == "addgroup" {
-		return SystemUser{Group: name}, nameRule.MatchString(name)
+		return SystemUser{Group: name}, nameRule().MatchString(name)
 	}
 	u.Name = name
 	if u.Group == "" && group {
 		u.Group = name
 	}
 	plain := func(s string) bool { return !strings.ContainsAny(s, "$`:\n\x00") }
-	return u, nameRule.MatchString(name) && (u.Group == "" || nameRule.MatchString(u.Group)) && plain(u.Home) && plain(u.Shell)
+	return u, nameRule().MatchString(name) && (u.Group == "" || nameRule().MatchString(u.Group)) && plain(u.Home) && plain(u.Shell)
 }
 
 // sysusers are the accounts that the files in /usr/lib/sysusers.d ask for
@@ -147,7 +147,7 @@ func sysuser(line string) (u SystemUser, ok bool) {
 		}
 	}
 	f = append(f, "", "", "", "", "", "")
-	if !nameRule.MatchString(f[1]) || strings.ContainsAny(f[3]+f[4]+f[5], ":\n\x00%$") {
+	if !nameRule().MatchString(f[1]) || strings.ContainsAny(f[3]+f[4]+f[5], ":\n\x00%$") {
 		return u, false
 	}
 	switch strings.TrimRight(f[0], "!-+") {

@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
+	"wolffia/internal/lazy"
 	"wolffia/internal/tree"
 )
 
@@ -47,7 +47,7 @@ func (b *builder) tools() error {
 		return err
 	}
 	// What inittab and other people's scripts count on, whatever the base is.
-	for _, name := range []string{"/bin/sh", "/bin/mount", "/bin/umount", "/sbin/init", "/usr/sbin/dropbear"} {
+	for _, name := range []string{"/bin/sh", "/bin/mount", "/bin/umount", "/bin/login", "/sbin/init", "/usr/sbin/dropbear"} {
 		if b.has(name) {
 			continue
 		}
@@ -121,7 +121,7 @@ func (b *builder) dropbear(t *tree.Tree) error {
 var quick = []string{"poweroff", "reboot", "halt"}
 
 // fixed is a program's path in a script.
-var fixed = regexp.MustCompile(`(^|[\s"'(=])(?:/usr)?/s?bin/([a-z]+)\b`)
+var fixed = lazy.Regexp(`(^|[\s"'(=])(?:/usr)?/s?bin/([a-z]+)\b`)
 
 // script gives the text of one of the scripts in files/. With tools, it calls
 // these, and gives services and sessions the usual PATH.
@@ -143,7 +143,7 @@ func (b *builder) script(name string) (string, error) {
 		case strings.HasPrefix(line, "export PATH="):
 			continue // it stands in the second line by now
 		case !strings.HasPrefix(strings.TrimSpace(line), "#"):
-			line = fixed.ReplaceAllString(line, "${1}"+toolsDir+"/${2}")
+			line = fixed().ReplaceAllString(line, "${1}"+toolsDir+"/${2}")
 		}
 		lines = append(lines, line)
 	}

@@ -7,10 +7,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"time"
 	"unsafe"
+
+	"wolffia/internal/lazy"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,7 +54,7 @@ func ServeVDE(path string, o ListenOptions, accept Accept) (*Listener, error) {
 
 // leftovers are the names of sockets in the folder of a switch: data sockets of
 // its own and of clients.
-var leftovers = regexp.MustCompile(`^(ctl|[0-9]{3,}(\.[0-9]+)?|\.[0-9]+-[0-9]+)$`)
+var leftovers = lazy.Regexp(`^(ctl|[0-9]{3,}(\.[0-9]+)?|\.[0-9]+-[0-9]+)$`)
 
 // maxLeftovers bounds how many names of a folder are looked at.
 const maxLeftovers = 10000
@@ -129,7 +130,7 @@ func takeOverVDE(f *folder) error {
 // client.
 func (f *folder) leftover(name string) bool {
 	var st unix.Stat_t
-	return leftovers.MatchString(name) &&
+	return leftovers().MatchString(name) &&
 		unix.Fstatat(f.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil &&
 		st.Mode&unix.S_IFMT == unix.S_IFSOCK
 }
