@@ -28,8 +28,8 @@ func bootTime(ctx context.Context, b *bench) (*result, error) {
 	}
 	x, err := b.alternate(ctx,
 		wall(command{argv: []string{b.wolffia, "run", "-q", "--backend", "qemu", "--", "true"}}), bare.sample,
-		b.until("# ", command{argv: []string{b.wolffia, "run", "-q", "--backend", "qemu"}}),
-		b.until("pond login: ", pond.wolffia("run", "-q", "--backend", "qemu", "pond")))
+		until("# ", command{argv: []string{b.wolffia, "run", "-q", "--backend", "qemu"}}),
+		until("pond login: ", pond.wolffia("run", "-q", "--backend", "qemu", "pond")))
 	if err != nil {
 		return nil, err
 	}
@@ -136,14 +136,14 @@ func (e *emulator) sample(ctx context.Context) ([]float64, error) {
 
 // until starts a machine with its console, as a person would, and takes the time
 // until that prompts.
-func (b *bench) until(prompt string, c command) sampler {
+func until(prompt string, c command) sampler {
 	return func(ctx context.Context) ([]float64, error) {
-		took, err := c.until(ctx, prompt)
+		took, err := c.prompts(ctx, prompt)
 		return []float64{ms(took)}, err
 	}
 }
 
-func (c command) until(ctx context.Context, prompt string) (time.Duration, error) {
+func (c command) prompts(ctx context.Context, prompt string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, runBound)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, c.argv[0], c.argv[1:]...)

@@ -254,8 +254,12 @@ machines:
 			x.write(t, "ip -4 addr show dev eth0; exit\r")
 			x.out.expect(t, `inet 10\.0\.2\.15/24`)
 			x.out.expect(t, "pond login: ")
-			x.write(t, "\x1dq")
+			x.write(t, "\x04") // the end
 			x.left(t, 0)
+			o := p.try(t, call{}, "run", "-q", "--backend", backend, "pond") // with nothing to read
+			if o.status != 0 || !strings.Contains(o.out, "pond login: ") {
+				t.Error(o)
+			}
 		})
 	}
 }

@@ -138,7 +138,7 @@ func TestErrorsAsJSON(t *testing.T) {
 	r := wolffia(t, t.TempDir(), "run", "--json", "nobody")
 	var f failure
 	if err := json.Unmarshal([]byte(r.err), &f); err != nil || f.Kind != "error" || f.Status != ExitUsage || r.status != ExitUsage ||
-		!strings.HasPrefix(f.Message, `unknown image "nobody"`) {
+		!strings.HasPrefix(f.Message, `unknown machine or image "nobody"`) {
 		t.Errorf("%v: %s", err, r.err)
 	}
 }

@@ -52,7 +52,8 @@ command's, and signals are passed on. When input and output are terminals the
 command gets one, too.
 
 On the console, Ctrl-] and then q ends the machine; Ctrl-] ? lists the rest.
-Leaving the shell, or poweroff, ends it, too. A machine that does not come up
+Leaving the shell, or poweroff, ends it, too, and so does Ctrl-D where a machine
+of the file has a login prompt. A machine that does not come up
 ends by itself with status 125 and a report.`,
 		Example: `  wolffia run
   wolffia run -- uname -a

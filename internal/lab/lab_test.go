@@ -81,6 +81,7 @@ func TestMistakes(t *testing.T) {
 		"same addresses":     {"networks: {lan: , far: {subnet: 10.0.0.0/16}}\nmachines:\n  alice: {networks: [lan, far]}\n", `f:3:22: machine "alice" is on networks "lan" and "far", which have the same addresses (10.0.2.0/24 and 10.0.0.0/16); give one another subnet`},
 		"no image":           {"images: {a: , b: }\nmachines:\n  alice: {memory: 64M}\n", `f:3:10: machine "alice" names no image; it may be a, b`},
 		"nobody to log in":   {"images: {base: }\nmachines:\n  alice: {console: login}\n", `f:3:20: machine "alice" asks for a login, and no user of image "base" has a password; give it one: users: [{name: root, password: ...}]`},
+		"console of a disk":  {"machines:\n  alice: {boot: bios, console: shell}\n", `f:2:32: machine "alice": boot bios has a system of its own, which has its own console; leave console out, or boot`},
 		"bad console":        {"machines:\n  alice: {console: logon}\n", `f:2:20: unknown console "logon"; did you mean "login"?`},
 		"bad backend":        {"machines:\n  alice: {backend: umll}\n", `f:2:20: unknown backend "umll"; did you mean "uml"?`},
 		"bad arch":           {"images: {base: {arch: amd46}}\n", `f:1:23: unknown arch "amd46"; did you mean "amd64"?`},

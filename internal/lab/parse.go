@@ -145,7 +145,9 @@ func (s *Spec) completeMachine(m *Machine, at *places) {
 	case s.Images[m.Image] == nil:
 		at.fail(path("image"), 0, "%s", OneOf("image", m.Image, images))
 	}
-	if img := s.Images[m.Image]; img != nil && m.Console == ConsoleLogin && !img.letsIn() {
+	if m.Boot != BootKernel && at.has(path("console")...) {
+		at.fail(path("console"), 0, "machine %q: boot %s has a system of its own, which has its own console; leave console out, or boot", m.Name, m.Boot)
+	} else if img := s.Images[m.Image]; img != nil && m.Console == ConsoleLogin && !img.letsIn() {
 		at.fail(path("console"), 0, "machine %q asks for a login, and no user of image %q has a password; give it one: users: [{name: root, password: ...}]", m.Name, m.Image)
 	}
 	seen := map[string]bool{}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"wolffia/internal/lazy"
 	"wolffia/internal/tree"
 )
 
@@ -32,7 +33,8 @@ type IdentityConfig struct {
 	Status         string             // the device that init reports to, such as "/dev/ttyS0"; may be empty
 	Console        Console            // empty means ConsoleNone
 	ConsoleDevice  string             // terminal in /dev for it, such as "tty0"; empty means "console", which has no job control
-	Term           string             // the terminal's kind, as in $TERM; empty means "linux"
+	Term           string             // the terminal's kind, as in $TERM; empty leaves it to init
+	Throwaway      bool               // the end of what is typed at a login prompt ends the machine
 	ControlMAC     net.HardwareAddr   // the link that the host comes in by; nil means none
 	ControlAddr    netip.Prefix       // the machine's address on it
 	Ports          bool               // the host has ports of a virtio console: see files/ports
@@ -89,23 +91,23 @@ type Mount struct {
 // field is what may stand in a field of /etc/wolffia/machine, which the
 // shell reads: nothing that it would take as its own.
 var (
-	deviceRule = rule{regexp.MustCompile(`^[A-Za-z0-9_/.-]+$`), 64}
-	nicRule    = rule{regexp.MustCompile(`^[A-Za-z0-9_.-]+$`), 15}
-	hostRule   = rule{regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`), 253}
-	moduleRule = rule{regexp.MustCompile(`^/[A-Za-z0-9_/.+,=: -]+$`), 4096}
-	targetRule = rule{regexp.MustCompile(`^/[A-Za-z0-9_/.@+:=-]+$`), 4096}
-	optionRule = rule{regexp.MustCompile(`^[A-Za-z0-9_.=,-]+$`), 1024}
+	deviceRule = rule{lazy.Regexp(`^[A-Za-z0-9_/.-]+$`), 64}
+	nicRule    = rule{lazy.Regexp(`^[A-Za-z0-9_.-]+$`), 15}
+	hostRule   = rule{lazy.Regexp(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`), 253}
+	moduleRule = rule{lazy.Regexp(`^/[A-Za-z0-9_/.+,=: -]+$`), 4096}
+	targetRule = rule{lazy.Regexp(`^/[A-Za-z0-9_/.@+:=-]+$`), 4096}
+	optionRule = rule{lazy.Regexp(`^[A-Za-z0-9_.=,-]+$`), 1024}
 )
 
 // rule bounds the length beside the expression: repeat counts in one, such as
 // {1,64}, take a millisecond to compile, at every start of the program.
 type rule struct {
-	expr *regexp.Regexp
+	expr func() *regexp.Regexp
 	most int // bytes
 }
 
 // MatchString reports whether s follows the rule.
-func (r rule) MatchString(s string) bool { return len(s) <= r.most && r.expr.MatchString(s) }
+func (r rule) MatchString(s string) bool { return len(s) <= r.most && r.expr().MatchString(s) }
 
 // Identity makes the files that belong to one machine, to be laid over the
 // image: as the second archive of its initramfs. Times are zero.
@@ -380,8 +382,11 @@ func (c IdentityConfig) inittab() string {
 		line = id + "::once:/usr/lib/wolffia/session\n"
 	case ConsoleShell:
 		line = id + "::respawn:/usr/lib/wolffia/session stay\n"
-	case ConsoleLogin: // init has opened the terminal; getty would let a tenth of a second go by
-		line = id + "::respawn:/bin/login\n"
+	case ConsoleLogin:
+		line = id + "::respawn:/usr/lib/wolffia/login\n"
+		if c.Throwaway {
+			line = id + "::respawn:/usr/lib/wolffia/login once\n"
+		}
 	}
 	return "# inittab of busybox's init, for this machine: TERMINAL::ACTION:COMMAND\n" + line + inittabTail
 }

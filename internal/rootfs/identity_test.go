@@ -66,7 +66,7 @@ V6=1
 			t.Errorf("%s holds\n%s, want\n%s", name, have, want)
 		}
 	}
-	if tab := text(t, got, "/etc/inittab"); !strings.Contains(tab, "\ntty0::respawn:/bin/login\n") {
+	if tab := text(t, got, "/etc/inittab"); !strings.Contains(tab, "\ntty0::respawn:/usr/lib/wolffia/login\n") {
 		t.Error(tab)
 	}
 	key := got.Get("/etc/dropbear/dropbear_ed25519_host_key")

@@ -134,6 +134,7 @@ func (b *builder) boot() error {
 	for _, f := range []struct{ to, from string }{
 		{"/init", "init"},
 		{"/usr/lib/wolffia/session", "session"},
+		{"/usr/lib/wolffia/login", "login"},
 		{"/usr/lib/wolffia/poweroff", "poweroff"},
 		{"/usr/lib/wolffia/disk", "disk"},
 		{"/usr/lib/wolffia/terminal", "terminal"},

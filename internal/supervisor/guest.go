@@ -235,7 +235,7 @@ func (s *Guest) identity() (string, error) {
 	m, c := s.cfg.Machine, s.cfg
 	guest := c.Backend.Guest(c.Arch)
 	id := rootfs.IdentityConfig{
-		Hostname: m.Name, Console: c.Console, Term: c.Term,
+		Hostname: m.Name, Console: c.Console, Throwaway: c.Throwaway, Term: c.Term,
 		Status: guest.Status, ConsoleDevice: strings.TrimPrefix(guest.Console, "/dev/"), Seed: make([]byte, 64),
 	}
 	if _, err := rand.Read(id.Seed); err != nil {
