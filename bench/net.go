@@ -96,7 +96,8 @@ func (b *bench) iperfScript(port string) string {
 	return script
 }
 
-// parseRates reads what clients have written, one JSON object each, in Gbit/s.
+// parseRates reads what clients have written, one JSON object each, in Gbit/s. With
+// an error it gives those before it.
 func parseRates(out []byte, want int) ([]float64, error) {
 	var rates []float64
 	for d := json.NewDecoder(bytes.NewReader(out)); len(rates) < want; {
@@ -109,10 +110,10 @@ func parseRates(out []byte, want int) ([]float64, error) {
 			}
 		}
 		if err := d.Decode(&report); err != nil {
-			return nil, fmt.Errorf("read iperf3's report: %w\n%s", err, out[:min(len(out), 500)])
+			return rates, fmt.Errorf("read iperf3's report: %w\n%s", err, out[:min(len(out), 500)])
 		}
 		if report.Error != "" {
-			return nil, fmt.Errorf("iperf3: %s", report.Error)
+			return rates, fmt.Errorf("iperf3: %s", report.Error)
 		}
 		rates = append(rates, report.End.Received.Rate/1e9)
 	}
