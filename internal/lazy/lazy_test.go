@@ -4,7 +4,7 @@ import "testing"
 
 func TestRegexp(t *testing.T) {
 	digits, wrong := Regexp(`^[0-9]+$`), Regexp(`(`)
-	if !digits().MatchString("12") || digits() != digits() {
+	if first, second := digits(), digits(); !first.MatchString("12") || first != second {
 		t.Error("not one expression")
 	}
 	defer func() {

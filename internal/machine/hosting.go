@@ -224,8 +224,8 @@ func appendFile(out *os.File, path string) error {
 	return err
 }
 
-// transfer copies what is left of in within the kernel, which takes two thirds of the
-// time that it takes by way of our memory.
+// transfer copies what is left of in within the kernel, which takes three quarters of
+// the time that it takes by way of our memory.
 func transfer(out, in *os.File) (int64, error) {
 	total := int64(0)
 	for {
