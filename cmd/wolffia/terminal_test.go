@@ -163,8 +163,8 @@ func TestConsole(t *testing.T) {
 	p := newPerson(t)
 	x := p.atTerminal(t, "run")
 	x.out.expect(t, prompt)
-	x.write(t, "tty; stty size\r")
-	x.out.expect(t, `/dev/(tty\d+|console)\r\n30 100\r\n`)
+	x.write(t, `tty; until [ "$(stty size)" = "30 100" ]; do sleep 0.05; done; echo s''ized`+"\r") // it is told once it can be entered
+	x.out.expect(t, `/dev/(tty\d+|console)\r\nsized\r\n`)
 	x.resize(t, 132, 43)
 	x.write(t, `until [ "$(stty size)" = "43 132" ]; do sleep 0.05; done; echo re''sized`+"\r")
 	x.out.expect(t, "resized\r\n")
