@@ -22,14 +22,23 @@ func bootTime(ctx context.Context, b *bench) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	pond, err := b.newLab("login", loginLab)
+	module, _, err := command{argv: []string{"go", "list", "-m", "-f", "{{.Dir}}"}}.output(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// Its image is the one of a run without a file, but for a password.
+	pair, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(module)), "examples", "uml-pair", "wolffia.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	login, err := b.newLab("login", string(pair))
 	if err != nil {
 		return nil, err
 	}
 	x, err := b.alternate(ctx,
 		wall(command{argv: []string{b.wolffia, "run", "-q", "--backend", "qemu", "--", "true"}}), bare.sample,
 		until("# ", command{argv: []string{b.wolffia, "run", "-q", "--backend", "qemu"}}),
-		until("pond login: ", pond.wolffia("run", "-q", "--backend", "qemu", "pond")))
+		until("alice login: ", login.wolffia("run", "-q", "--backend", "qemu", "alice")))
 	if err != nil {
 		return nil, err
 	}
@@ -48,18 +57,6 @@ func bootTime(ctx context.Context, b *bench) (*result, error) {
 	r.notes = append(r.notes, "QEMU emulates the processor (TCG)", "the kernel's parameters: `"+bare.params+"`")
 	return r, nil
 }
-
-// loginLab has a machine whose console has a login prompt. Its image is the one of a
-// run without a file, but for a password: "wolffia".
-const loginLab = `images:
-  base:
-    packages: [busybox-static, dropbear-bin]
-    deps: elf
-    users: [{name: root, password: '$6$wolffia$rFDhnK.ARFMMPQo/iJH1iTtlsrGfLxhMcKdXzO6J8hiyR132/8MbnLjmGLUnYGIEemglGVmWS8a6SjgPiTC7K/'}]
-networks: {lan: }
-machines:
-  pond: {console: login, networks: [lan]}
-`
 
 // emulator is the QEMU that wolffia would start, to be started by hand.
 type emulator struct {

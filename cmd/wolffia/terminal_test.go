@@ -234,30 +234,22 @@ func TestLogin(t *testing.T) {
 				tooltest.Require(t, "qemu-system-x86_64", "qemu-system-x86")
 			}
 			p := newPerson(t)
-			p.write(t, filepath.Join(p.home, "wolffia.yaml"), `images:
-  base:
-    packages: [busybox-static, dropbear-bin]
-    deps: elf
-    users: [{name: root, password: '$6$wolffia$rFDhnK.ARFMMPQo/iJH1iTtlsrGfLxhMcKdXzO6J8hiyR132/8MbnLjmGLUnYGIEemglGVmWS8a6SjgPiTC7K/'}]
-networks: {lan: }
-machines:
-  pond: {console: login, networks: [lan]}
-`)
-			x := p.atTerminal(t, "run", "--backend", backend, "pond")
-			for _, try := range []struct{ password, then string }{{"pond", "Login incorrect"}, {"wolffia", "pond:~# "}} {
-				x.out.expect(t, "pond login: ")
+			run := []string{"run", "-q", "-f", filepath.Join(p.example(t, "uml-pair"), "wolffia.yaml"), "--backend", backend, "alice"}
+			x := p.atTerminal(t, run...)
+			for _, try := range []struct{ password, then string }{{"alice", "Login incorrect"}, {"wolffia", "alice:~# "}} {
+				x.out.expect(t, "alice login: ")
 				x.write(t, "root\r")
 				x.out.expect(t, "Password: ")
 				x.write(t, try.password+"\r")
 				x.out.expect(t, try.then)
 			}
 			x.write(t, "ip -4 addr show dev eth0; exit\r")
-			x.out.expect(t, `inet 10\.0\.2\.15/24`)
-			x.out.expect(t, "pond login: ")
+			x.out.expect(t, `inet 192\.168\.0\.253/24`)
+			x.out.expect(t, "alice login: ")
 			x.write(t, "\x04") // the end
 			x.left(t, 0)
-			o := p.try(t, call{}, "run", "-q", "--backend", backend, "pond") // with nothing to read
-			if o.status != 0 || !strings.Contains(o.out, "pond login: ") {
+			o := p.try(t, call{}, run...) // with nothing to read
+			if o.status != 0 || !strings.Contains(o.out, "alice login: ") {
 				t.Error(o)
 			}
 		})
