@@ -3,8 +3,8 @@ package rootfs
 import (
 	"bytes"
 	"debug/elf"
-	"encoding/binary"
 
+	"wolffia/internal/program"
 	"wolffia/internal/tree"
 )
 
@@ -170,50 +170,15 @@ var leaderSwap = map[uint16][2][]byte{
 }
 
 // apart is the program of apartCode, or nil for an unknown machine.
-func apart(machine uint16) []byte { return program(machine, apartCode[machine]) }
+func apart(machine uint16) []byte {
+	return program.FromCode(elf.Machine(machine), apartCode[machine])
+}
 
 // leader is the same, but begins a session (setsid(2)) and has no network of its
 // own: for what is started in the background and is to be as if it were not.
 func leader(machine uint16) []byte {
 	swap := leaderSwap[machine]
-	return program(machine, bytes.Replace(apartCode[machine], swap[0], swap[1], 1))
-}
-
-// program is an ELF file of code: one segment, at an address that every kernel
-// leaves to programs.
-func program(machine uint16, code []byte) []byte {
-	const address, align, zeros = 0x400000, 0x1000, 32
-	if len(code) == 0 {
-		return nil
-	}
-	ident := [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', elfClass64, elfLittle, byte(elf.EV_CURRENT)}
-	var b bytes.Buffer
-	put := func(v any) { _ = binary.Write(&b, binary.LittleEndian, v) } // a Buffer takes all
-	if machine == machines["i386"] || machine == machines["armhf"] {
-		ident[elf.EI_CLASS] = elfClass32
-		const head = 52 + 32
-		size := uint32(head + len(code) + zeros)
-		flags := uint32(0)
-		if machine == machines["armhf"] {
-			flags = 0x05000000 // EF_ARM_EABI_VER5
-		}
-		put(elf.Header32{
-			Ident: ident, Type: uint16(elf.ET_EXEC), Machine: machine, Version: 1, Entry: address + head, Phoff: 52,
-			Flags: flags, Ehsize: 52, Phentsize: 32, Phnum: 1,
-		})
-		put(elf.Prog32{Type: ptLoad, Vaddr: address, Paddr: address, Filesz: size, Memsz: size, Flags: uint32(elf.PF_R | elf.PF_X), Align: align})
-	} else {
-		const head = 64 + 56
-		size := uint64(head + len(code) + zeros)
-		put(elf.Header64{
-			Ident: ident, Type: uint16(elf.ET_EXEC), Machine: machine, Version: 1, Entry: address + head, Phoff: 64,
-			Ehsize: 64, Phentsize: 56, Phnum: 1,
-		})
-		put(elf.Prog64{Type: ptLoad, Vaddr: address, Paddr: address, Filesz: size, Memsz: size, Flags: uint32(elf.PF_R | elf.PF_X), Align: align})
-	}
-	b.Write(code)
-	b.Write(make([]byte, zeros))
-	return b.Bytes()
+	return program.FromCode(elf.Machine(machine), bytes.Replace(apartCode[machine], swap[0], swap[1], 1))
 }
 
 // starters places the two programs for the architecture of the shell that starts
