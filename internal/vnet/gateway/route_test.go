@@ -1,9 +1,11 @@
 package gateway_test
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
@@ -23,7 +25,10 @@ func TestRoutes(t *testing.T) {
 	n.run("sh", "-ec", `
 		ip addr add 10.9.0.1/32 dev lo; ip addr add fd00:9::1/128 dev lo nodad
 		ip addr add 10.8.0.1/32 dev lo`)
-	host := listenTCP(t, "127.0.0.1:0", func(c *net.TCPConn) { fmt.Fprintf(c, "HTTP/1.0 200 OK\r\n\r\nthe host") })
+	host := listenTCP(t, "127.0.0.1:0", func(c *net.TCPConn) {
+		_, _ = http.ReadRequest(bufio.NewReader(c)) // or closing it would reset the connection
+		fmt.Fprintf(c, "HTTP/1.0 200 OK\r\n\r\nthe host")
+	})
 	for from, to := range map[string]string{"10.9.0.1": "10.0.2.2", "fd00:9::1": "[fd00:77:6f6c:66::2]"} {
 		if out := n.run("curl", "-sS", "-g", "-m", "20", "--interface", from, fmt.Sprintf("http://%s:%d/", to, host.Port())); out != "the host" {
 			t.Errorf("from %s: %q", from, out)
