@@ -212,6 +212,17 @@ func TestLabMachineKilled(t *testing.T) {
 		return m["bert"].State == "stopped"
 	})
 	l.do("up")
+	for pid, line := range p.processes() {
+		if strings.HasPrefix(line, "wolffia-keeper") {
+			syscall.Kill(pid, syscall.SIGKILL) // which holds them all
+		}
+	}
+	eventually(t, patience, "both failed", func() bool {
+		_, m := l.ps()
+		return m["anna"].State == "failed" && m["bert"].State == "failed" && strings.Contains(m["anna"].Error, "killed")
+	})
+	l.do("up")
+	l.in("anna", "echo mine >/root/life")
 	// Frames of all addresses there are, and all that a console takes.
 	flood := l.start(t, call{dir: l.dir}, "exec", "bert", "--", "sh", "-c", `
 		yes flood >/dev/console &

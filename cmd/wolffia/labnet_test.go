@@ -278,6 +278,15 @@ func TestLabMany(t *testing.T) {
 	began := time.Now()
 	l.do("up")
 	t.Logf("up after %v", time.Since(began))
+	keepers := 0
+	for _, line := range p.processes() {
+		if strings.HasPrefix(line, "wolffia-keeper") {
+			keepers++
+		}
+	}
+	if keepers != 1 {
+		t.Errorf("%d processes hold the machines", keepers)
+	}
 	// All ask all of them at the same time, each one after the other: busybox's
 	// ping misses an answer now and then when many run beside it.
 	var script strings.Builder

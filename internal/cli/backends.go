@@ -359,7 +359,7 @@ func (p *project) suits(m *lab.Machine, k *build.Kernel) error {
 func (p *project) backend(ctx context.Context, env Env, r *ready, m *lab.Machine, events event.Sink) (machine.Backend, string, error) {
 	k := r.kernel
 	if k.UML {
-		return uml.Backend{}, k.Path, nil
+		return uml.Backend{Group: p.keepers}, k.Path, nil
 	}
 	backend, err := p.emulator(ctx, env, k.Arch, r, m, events)
 	if err != nil {
@@ -383,7 +383,7 @@ func (p *project) emulator(ctx context.Context, env Env, arch string, r *ready, 
 		}
 		event.Or(events).Emit(event.Event{Kind: event.Note, Task: "boot", Message: "without KVM the machine is emulated: " + text + " (see wolffia doctor)"})
 	}
-	return qemu.Backend{Program: program, Accel: accel, MicroVM: m.Type == lab.TypeMicroVM}, nil
+	return qemu.Backend{Program: program, Accel: accel, MicroVM: m.Type == lab.TypeMicroVM, Group: p.keepers}, nil
 }
 
 // qemu finds the host's QEMU, or else gets one of the archive.

@@ -14,6 +14,7 @@ import (
 	"wolffia/internal/debian"
 	"wolffia/internal/event"
 	"wolffia/internal/lab"
+	"wolffia/internal/machine/keeper"
 	"wolffia/internal/rootfs"
 	"wolffia/internal/store"
 	"wolffia/internal/supervisor"
@@ -89,6 +90,7 @@ type project struct {
 	store   *store.Store
 	builder *build.Builder
 	mirror  debian.Mirror
+	keepers *keeper.Group // of machines that run side by side; nil where each has its own keeper
 }
 
 // open reads the file, applies the flags to every image and opens the cache.

@@ -22,6 +22,7 @@ import (
 	"wolffia/internal/api"
 	"wolffia/internal/event"
 	"wolffia/internal/lab"
+	"wolffia/internal/machine/keeper"
 	"wolffia/internal/rootfs"
 	"wolffia/internal/supervisor"
 )
@@ -67,6 +68,8 @@ type supervise struct {
 	ready *os.File
 	lab   *supervisor.Lab
 
+	keepers keeper.Group // holds the machines
+
 	journal  *journal
 	applying chan struct{} // holds a token of the apply that is on
 
@@ -105,6 +108,7 @@ func (s *supervise) run(ctx context.Context, name, file string) error {
 	if err != nil {
 		return err
 	}
+	defer s.keepers.Close()
 	s.lab = supervisor.Open(supervisor.LabConfig{
 		Dir: s.dir.path, Base: filepath.Dir(file), Prepare: s.prepare, Events: event.Func(s.emit),
 		Host: s.dir.host(),
@@ -208,6 +212,7 @@ func (s *supervise) apply(ctx context.Context, raw json.RawMessage, events event
 	if err != nil {
 		return userError(err)
 	}
+	p.keepers = &s.keepers
 	s.mu.Lock()
 	s.project, s.patience = p, request.Patience
 	s.mu.Unlock()

@@ -48,6 +48,7 @@ type Spec struct {
 	Channels  []string // names of streams between guest and host, of backends whose machines are a [Channeler]
 	Dir       string   // existing private folder for sockets and scratch files; the caller removes it
 	Env       []string // the environment of host processes, as in os/exec; HOME need not exist
+	CPU       *int     // the host's processor that a User-Mode Linux stays on; nil for the one that is found at its start
 	Paused    bool     // it stands still until a debugger lets it run: of backends whose machines are a [GDBServer]
 }
 

@@ -9,8 +9,8 @@ import (
 // FromCode is an ELF file of machine code: one segment that can be read and
 // executed, at an address that every kernel leaves to programs. Execution begins
 // at the first byte of code; behind its last one lie 32 zeros. It is nil where
-// there is no code. [elf.EM_386] and [elf.EM_ARM] have
-// 32 bits, all others 64; all are little-endian.
+// there is no code. [elf.EM_386] and [elf.EM_ARM] have 32 bits, all others 64; all
+// are little-endian.
 func FromCode(machine elf.Machine, code []byte) []byte {
 	const address, align, zeros = 0x400000, 0x1000, 32
 	const readExecute = uint32(elf.PF_R | elf.PF_X)

@@ -58,6 +58,7 @@ type Config struct {
 	Term     string        // the kind of terminal that shows the console
 	Dir      string        // existing private folder; the caller removes it
 	Env      []string      // environment of the kernel's process
+	CPU      *int          // see [machine.Spec]
 	Patience time.Duration // how long a machine that comes up may report nothing; 0 means [DefaultPatience]
 	Events   event.Sink
 
@@ -188,7 +189,7 @@ func (s *Guest) standalone() machine.Spec {
 	m, c := s.cfg.Machine, s.cfg
 	spec := machine.Spec{
 		Name: m.Name, Arch: c.Arch, Memory: int64(m.Memory), Firmware: c.Firmware, Kernel: c.Kernel, Cmdline: slices.Concat(c.Cmdline, m.Cmdline),
-		Disks: c.Disks, Dir: c.Dir, Env: c.Env, Paused: c.Paused,
+		Disks: c.Disks, Dir: c.Dir, Env: c.Env, Paused: c.Paused, CPU: c.CPU,
 	}
 	if c.Image != "" {
 		spec.Initramfs = append(spec.Initramfs, c.Image)

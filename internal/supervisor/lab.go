@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -38,7 +37,7 @@ type Lab struct {
 	events event.Sink
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	starts chan struct{} // a token for each machine that may boot at the same time
+	turns  *turns
 
 	host     hostSide
 	applying chan struct{} // holds a token of Apply's, so that changes don't mix
@@ -52,14 +51,10 @@ type Lab struct {
 	hubs    map[string]*hub // consoles, which outlast what becomes of a machine's description
 }
 
-// atOnce is how many machines boot at the same time: more would only make each
-// slower, and those that wait for one would wait longer.
-func atOnce() int { return max(4, 2*runtime.NumCPU()) }
-
 // Open makes a lab without machines.
 func Open(cfg LabConfig) *Lab {
 	l := &Lab{
-		cfg: cfg, events: event.Or(cfg.Events), starts: make(chan struct{}, atOnce()), applying: make(chan struct{}, 1),
+		cfg: cfg, events: event.Or(cfg.Events), turns: newTurns(), applying: make(chan struct{}, 1),
 		nets: networks{}, spoilt: map[string]bool{}, members: map[string]*member{}, hubs: map[string]*hub{},
 	}
 	l.host = hostSide{options: cfg.Host, name: hostName(cfg.Dir)}

@@ -219,13 +219,13 @@ func (m *member) live(ctx context.Context) (machine.Exit, error) {
 	if err := m.await(ctx); err != nil {
 		return machine.Exit{}, err
 	}
-	booted, err := m.turn(ctx)
+	cpu, booted, err := m.lab.turns.take(ctx)
 	if err != nil {
 		return machine.Exit{}, err
 	}
 	defer booted()
 	m.enter(StateBooting, nil)
-	g, free, err := m.start(ctx)
+	g, free, err := m.start(ctx, cpu)
 	if err != nil {
 		return machine.Exit{}, m.report(err)
 	}
@@ -267,20 +267,6 @@ func (m *member) live(ctx context.Context) (machine.Exit, error) {
 	return exit, nil
 }
 
-// turn waits until the machine may boot; booted lets the next one do so.
-func (m *member) turn(ctx context.Context) (booted func(), err error) {
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	select {
-	case m.lab.starts <- struct{}{}:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	var once sync.Once
-	return func() { once.Do(func() { <-m.lab.starts }) }, nil
-}
-
 // shutDown asks the machine to end, and sees to it that it does.
 func (m *member) shutDown(ctx context.Context, g *Guest) {
 	m.enter(StateStopping, nil)
@@ -318,14 +304,14 @@ func (m *member) report(err error) error {
 // errKilled is what ends a life at once.
 var errKilled = errors.New("it was killed")
 
-// start starts the kernel, in a folder of its own for each life.
-func (m *member) start(ctx context.Context) (*Guest, func(), error) {
+// start starts the kernel on a processor, in a folder of its own for each life.
+func (m *member) start(ctx context.Context, cpu int) (*Guest, func(), error) {
 	m.mu.Lock()
 	cfg := m.prepared.cfg
 	m.lives++
 	life := m.lives
 	m.mu.Unlock()
-	cfg.Dir = filepath.Join(cfg.Dir, strconv.Itoa(life))
+	cfg.Dir, cfg.CPU = filepath.Join(cfg.Dir, strconv.Itoa(life)), &cpu
 	if err := os.Mkdir(cfg.Dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("make a folder for machine %s: %w", m.name, err)
 	}

@@ -29,6 +29,9 @@ type child struct {
 
 // keep runs as the keeper; args are what own put after argv[0].
 func keep(args []string) int {
+	if len(args) > 0 && args[0] == groupMode {
+		return keepMany(args[1:])
+	}
 	runtime.LockOSThread() // parent-death signals and personality belong to a thread
 	if len(args) < 6 {
 		return 2
@@ -37,9 +40,7 @@ func keep(args []string) int {
 	if err != nil || ctl < 3 {
 		return 2
 	}
-	syscall.CloseOnExec(ctl)
-	// What the parent inherited by accident from its own parent ends here.
-	_ = unix.CloseRange(uint(ctl), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	settle(ctl)
 	k := &child{mode: Mode(args[0]), ctl: ctl}
 	if k.mode == Namespace {
 		// Set again: the kernel clears it when credentials change. That the
@@ -48,13 +49,10 @@ func keep(args []string) int {
 	} else if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 2
 	}
-	if args[2] == "true" { // where it is forbidden the program has to cope
-		_, _, _ = syscall.RawSyscall(syscall.SYS_PERSONALITY, addrNoRandomize, 0, 0)
+	if args[2] == "true" {
+		fixLayout()
 	}
-	if args[3] == "true" {
-		stayOnCPU()
-	}
-	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	stayOnCPU(args[3])
 	jail, args, ok := readJail(args[4:])
 	if !ok || len(args) == 0 {
 		return 2
@@ -62,12 +60,50 @@ func keep(args []string) int {
 	return k.run(jail, args[0], args[1:])
 }
 
-// stayOnCPU keeps this thread, and what it starts, on the processor that it
-// runs on. Where that is forbidden the program is slower, and runs.
-func stayOnCPU() {
+// settle sees to what a keeper keeps to itself: its socket, and all that the parent
+// inherited by accident from its own parent. Nothing below it dumps core.
+func settle(ctl int) {
+	syscall.CloseOnExec(ctl)
+	_ = unix.CloseRange(uint(ctl), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+}
+
+// fixLayout switches address space randomization off for what this thread starts.
+// Where that is forbidden the program has to cope.
+func fixLayout() {
+	_, _, _ = syscall.RawSyscall(syscall.SYS_PERSONALITY, addrNoRandomize, 0, 0)
+}
+
+// bequeathNothing keeps the capabilities that this thread was given in its
+// namespaces from what it executes: those that are not inheritable are not
+// ambient either (capabilities(7)).
+func bequeathNothing() error {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&head, &data[0]); err != nil {
+		return err
+	}
+	data[0].Inheritable, data[1].Inheritable = 0, 0
+	return unix.Capset(&head, &data[0])
+}
+
+// stayOnCPU keeps this thread, and what it starts, on a processor: where is what
+// Command.processor wrote. Where that is forbidden the program is slower, and runs.
+func stayOnCPU(where string) {
 	var cpu uint32
-	if _, _, errno := syscall.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0); errno != 0 {
+	switch where {
+	case "":
 		return
+	case anyCPU: // that it runs on
+		if _, _, errno := syscall.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0); errno != 0 {
+			return
+		}
+	default:
+		n, err := strconv.ParseUint(where, 10, 32)
+		if err != nil {
+			return
+		}
+		cpu = uint32(n)
 	}
 	var set unix.CPUSet
 	set.Set(int(cpu))

@@ -124,7 +124,7 @@ func (j *Jail) enter() (step int, err error) {
 		func() error { return unix.Unmount(".", unix.MNT_DETACH) },
 		func() error { return unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|flags, "") },
 		func() error { return unix.Chdir(wd) },
-		func() error { return unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) }, // of this thread, which starts the program
+		bequeathNothing, // of this thread, which starts the program
 	} {
 		if err := do(); err != nil {
 			return len(j.Mounts), err

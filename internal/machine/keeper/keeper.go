@@ -15,6 +15,8 @@
 //     killed leaves the clean-up to its parent: it is enough for accidents, not
 //     against someone who means it.
 //
+// With namespaces, one keeper may hold many trees: [Group].
+//
 // Nothing but the tree is ever signalled. The program gets a process group of
 // its own, since some programs (User-Mode Linux, when it panics) signal their
 // whole group. A program may be kept from all but some of the host's files:
@@ -64,10 +66,12 @@ type Command struct {
 	Files []*os.File  // descriptors 3 and up; the caller closes its own copies
 	// FixedLayout switches address space randomization off for the program.
 	FixedLayout bool
-	// OneCPU keeps the tree on the processor that the scheduler found for it
-	// at its start: for processes that only ever hand over to each other, which
-	// a second processor slows down.
+	// OneCPU keeps the tree on one processor: for processes that only ever hand
+	// over to each other, which a second processor slows down.
 	OneCPU bool
+	// CPU is the number of that processor; nil for the one that the scheduler finds
+	// for the tree at its start.
+	CPU *int
 	// Meanwhile, if set, is what can be done while the keeper comes up, which
 	// takes milliseconds, such as filling one of Files: the program starts
 	// after it, and not at all if it fails. It may be called once for each way
@@ -75,6 +79,9 @@ type Command struct {
 	Meanwhile func() error
 	// Mode forces a way of holding the tree; empty for the best that works.
 	Mode Mode
+	// Group, if set, has a keeper that holds the tree together with others, where
+	// that can be.
+	Group *Group
 	// Jail, if set, is all that the program sees of the host's files. It needs
 	// [Namespace]; where it can't be had the error is a [*NoJailError].
 	Jail *Jail
@@ -84,6 +91,7 @@ type Command struct {
 type Process struct {
 	mode   Mode
 	keeper *os.Process
+	home   *home    // of a tree of a group
 	ctl    *os.File // the caller's end of the socket
 	group  int      // the program's process group as seen from here, or 0
 	done   chan struct{}
@@ -97,12 +105,14 @@ type Process struct {
 const (
 	argv0     = "wolffia-keeper"
 	envPrefix = "KEEP_"
+	anyCPU    = "any"            // where the keeper's argument says a processor
 	selfExe   = "/proc/self/exe" // right even when the file was replaced or deleted
 
 	msgGo      = 'g' // the only one to the keeper that is no signal
 	msgStarted = 's' // then the program's pid, as the keeper sees it
 	msgFailed  = 'e' // then errno
 	msgNoJail  = 'j' // then step and errno
+	msgNoTree  = 'n' // then errno; of a group
 	msgExited  = 'x' // then the wait status
 	msgLen     = 5
 )
@@ -125,6 +135,12 @@ func Main() {
 func Start(c Command) (*Process, error) {
 	if !hooked.Load() {
 		return nil, errors.New("start process tree: keeper.Main was not called at the start of main")
+	}
+	if c.Group != nil && c.Jail == nil && c.Mode != Subreaper {
+		p, err := c.Group.start(c)
+		if err == nil || errors.As(err, new(*execError)) || errors.As(err, new(*meanwhileError)) {
+			return p, err
+		}
 	}
 	modes := []Mode{c.Mode}
 	switch {
@@ -187,19 +203,48 @@ type meanwhileError struct{ error }
 func (e *meanwhileError) Unwrap() error { return e.error }
 
 func start(c Command, m Mode, sys *syscall.SysProcAttr) (*Process, error) {
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
+	mine, theirs, err := controlPair()
 	if err != nil {
-		return nil, fmt.Errorf("make socket pair: %w", err)
+		return nil, err
 	}
-	theirs := os.NewFile(uintptr(fds[1]), "keeper")
 	defer theirs.Close()
-	p := &Process{mode: m, ctl: os.NewFile(uintptr(fds[0]), "keeper"), done: make(chan struct{})}
+	p := &Process{mode: m, ctl: mine, done: make(chan struct{})}
 	started := make(chan error)
 	go p.own(c, sys, theirs, started)
 	if err := <-started; err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+// controlPair makes the two ends of a keeper's socket. What is written to one
+// arrives as it was written, and a keeper's end is read by system calls alone.
+func controlPair() (mine, theirs *os.File, err error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make socket pair: %w", err)
+	}
+	_ = syscall.SetNonblock(fds[0], true) // so that who waits at it takes no thread
+	return os.NewFile(uintptr(fds[0]), "keeper"), os.NewFile(uintptr(fds[1]), "keeper"), nil
+}
+
+// processor writes OneCPU and CPU for the keeper.
+func (c Command) processor() string {
+	switch {
+	case !c.OneCPU:
+		return ""
+	case c.CPU == nil:
+		return anyCPU
+	}
+	return strconv.Itoa(*c.CPU)
+}
+
+// prepare does what can be done while a keeper comes up.
+func (c Command) prepare() error {
+	if c.Meanwhile == nil {
+		return nil
+	}
+	return c.Meanwhile()
 }
 
 // own makes the keeper and waits for it. The parent-death signal is sent when
@@ -215,15 +260,9 @@ func (p *Process) own(c Command, sys *syscall.SysProcAttr, theirs *os.File, star
 		return
 	}
 	prepared := make(chan error, 1)
-	go func() {
-		if c.Meanwhile == nil {
-			prepared <- nil
-			return
-		}
-		prepared <- c.Meanwhile()
-	}()
+	go func() { prepared <- c.prepare() }()
 	ctl := len(files)
-	argv := append([]string{argv0, string(p.mode), strconv.Itoa(ctl), strconv.FormatBool(c.FixedLayout), strconv.FormatBool(c.OneCPU)}, c.Jail.arguments()...)
+	argv := append([]string{argv0, string(p.mode), strconv.Itoa(ctl), strconv.FormatBool(c.FixedLayout), c.processor()}, c.Jail.arguments()...)
 	argv = append(append(argv, c.Path), c.Argv...)
 	p.keeper, err = os.StartProcess(selfExe, argv, &os.ProcAttr{
 		Dir: c.Dir, Env: hideEnv(c.Env), Files: append(files, theirs), Sys: sys,
@@ -358,7 +397,7 @@ func (p *Process) Kill() {
 	if raw, err := p.ctl.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) { _ = syscall.Shutdown(int(fd), syscall.SHUT_WR) })
 	}
-	if p.mode == Namespace {
+	if p.mode == Namespace && p.home == nil {
 		_ = p.keeper.Kill()
 	}
 }

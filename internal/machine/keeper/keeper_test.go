@@ -10,11 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // parentEnv makes the test binary a process that starts a tree and waits, so
@@ -26,7 +29,7 @@ func TestMain(m *testing.M) {
 	if arg := os.Getenv(parentEnv); arg != "" {
 		mode, marker, _ := strings.Cut(arg, ":")
 		fmt.Println("starting")
-		p, err := Start(tree(Mode(mode), marker))
+		p, err := launch(tree(Mode(mode), marker))
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -38,7 +41,27 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-var modes = []Mode{Namespace, Subreaper}
+// together is the tests' word for a tree of a group, beside the modes.
+const together Mode = "together"
+
+var (
+	modes = []Mode{Namespace, Subreaper, together}
+	group Group
+)
+
+// launch starts c as its Mode says.
+func launch(c Command) (*Process, error) {
+	if c.Mode != together {
+		return Start(c)
+	}
+	c.Mode, c.Group = "", &group
+	p, err := Start(c)
+	if err == nil && p.home == nil {
+		p.Kill()
+		return nil, errors.New("it is not held together with others")
+	}
+	return p, err
+}
 
 // tree is a shell with children of all sorts: plain, in other sessions,
 // orphaned, and born all the time. Each carries the marker in its arguments.
@@ -83,7 +106,7 @@ func gone(t *testing.T, marker string) {
 
 func begin(t *testing.T, c Command) *Process {
 	t.Helper()
-	p, err := Start(c)
+	p, err := launch(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +154,7 @@ func TestStatusAndDescriptors(t *testing.T) {
 func TestExecError(t *testing.T) {
 	each(t, func(t *testing.T, m Mode) {
 		for path, want := range map[string]error{"/nonexistent": syscall.ENOENT, "/etc": syscall.EACCES} {
-			if _, err := Start(Command{Path: path, Argv: []string{"x"}, Mode: m}); !errors.Is(err, want) {
+			if _, err := launch(Command{Path: path, Argv: []string{"x"}, Mode: m}); !errors.Is(err, want) {
 				t.Errorf("%s: %v", path, err)
 			}
 		}
@@ -276,7 +299,7 @@ func BenchmarkStart(b *testing.B) {
 	for _, m := range modes {
 		b.Run(string(m), func(b *testing.B) {
 			for b.Loop() {
-				p, err := Start(Command{Path: "/bin/true", Argv: []string{"true"}, Mode: m})
+				p, err := launch(Command{Path: "/bin/true", Argv: []string{"true"}, Mode: m})
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -287,20 +310,34 @@ func BenchmarkStart(b *testing.B) {
 }
 
 func TestOneCPU(t *testing.T) {
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		t.Fatal(err)
+	}
 	each(t, func(t *testing.T, m Mode) {
-		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
+		on := func(cpu *int) string {
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			begin(t, Command{
+				Path: "/bin/sh", Argv: []string{"sh", "-c", "grep Cpus_allowed_list /proc/self/status"}, Mode: m, OneCPU: true, CPU: cpu,
+				Env: []string{"PATH=/usr/bin:/bin"}, Stdio: [3]*os.File{1: w},
+			})
+			w.Close()
+			out, _ := io.ReadAll(r)
+			return strings.TrimSpace(strings.TrimPrefix(string(out), "Cpus_allowed_list:"))
 		}
-		defer r.Close()
-		begin(t, Command{
-			Path: "/bin/sh", Argv: []string{"sh", "-c", "grep Cpus_allowed_list /proc/self/status"}, Mode: m, OneCPU: true,
-			Env: []string{"PATH=/usr/bin:/bin"}, Stdio: [3]*os.File{1: w},
-		})
-		w.Close()
-		out, _ := io.ReadAll(r)
-		if list := strings.TrimSpace(strings.TrimPrefix(string(out), "Cpus_allowed_list:")); list == "" || strings.ContainsAny(list, ",-") {
+		if list := on(nil); list == "" || strings.ContainsAny(list, ",-") {
 			t.Errorf("may run on processors %q", list)
+		}
+		for cpu := range len(allowed) * 64 {
+			if allowed.IsSet(cpu) {
+				if list := on(&cpu); list != strconv.Itoa(cpu) {
+					t.Errorf("may run on processors %q, want %d", list, cpu)
+				}
+			}
 		}
 	})
 }
@@ -323,7 +360,7 @@ func TestMeanwhile(t *testing.T) {
 		}
 		failed := errors.New("failed")
 		c.Meanwhile = func() error { return errors.Join(os.WriteFile(marker, nil, 0o600), failed) }
-		if _, err := Start(c); !errors.Is(err, failed) {
+		if _, err := launch(c); !errors.Is(err, failed) {
 			t.Errorf("%v, want %v", err, failed)
 		}
 		if _, err := os.Stat(marker); err != nil {

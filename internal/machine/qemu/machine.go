@@ -91,7 +91,7 @@ func (b Backend) start(ctx context.Context, p *plan) (_ *running, err error) {
 	}
 	m.proc, err = keeper.Start(keeper.Command{
 		Path: p.argv[0], Argv: p.argv, Env: p.env, Dir: p.spec.Dir, Meanwhile: meanwhile,
-		Stdio: [3]*os.File{1: host, 2: host}, Files: theirs, Mode: b.Hold,
+		Stdio: [3]*os.File{1: host, 2: host}, Files: theirs, Mode: b.Hold, Group: b.Group,
 	})
 	if joined != nil {
 		return nil, joined

@@ -65,6 +65,8 @@ type Backend struct {
 	// Hold forces a way of holding the process tree; empty for the best there
 	// is.
 	Hold keeper.Mode
+	// Group, if set, has one keeper for the machines of all backends that have it.
+	Group *keeper.Group
 }
 
 // UEFI is a UEFI firmware for QEMU, as two images of flash memory.

@@ -94,7 +94,7 @@ func (b Backend) start(ctx context.Context, p *plan) (_ *running, err error) {
 	m.proc, err = keeper.Start(keeper.Command{
 		Meanwhile: meanwhile, Jail: jail,
 		Path: p.spec.Kernel, Argv: p.argv, Env: append(p.env, "TMPDIR="+dir), Dir: p.spec.Dir,
-		Stdio: [3]*os.File{1: host, 2: host}, Files: theirs, FixedLayout: true, OneCPU: true, Mode: b.Hold,
+		Stdio: [3]*os.File{1: host, 2: host}, Files: theirs, FixedLayout: true, OneCPU: true, CPU: p.spec.CPU, Mode: b.Hold, Group: b.Group,
 	})
 	if joined != nil {
 		return nil, joined

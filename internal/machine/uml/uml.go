@@ -70,6 +70,8 @@ type Backend struct {
 	// Hold forces a way of holding the process tree; empty for the best there
 	// is.
 	Hold keeper.Mode
+	// Group, if set, has one keeper for the machines of all backends that have it.
+	Group *keeper.Group
 }
 
 // Bounds of what a Spec may ask for.
