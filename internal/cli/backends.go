@@ -337,7 +337,7 @@ func (p *project) kernel(ctx context.Context, m *lab.Machine, img *lab.Image, di
 		return k, nil
 	}
 	if prefersUML(m, arch) {
-		return p.builder.UML(ctx, kernel.UMLSuites(host.New().XState()), onUML)
+		return p.builder.UML(ctx, kernel.UMLSuites(p.host.XState()), onUML)
 	}
 	req.Flavour = img.Kernel
 	req.Modules = slices.Concat(req.Modules, mounting) // the smallest kernel lacks them

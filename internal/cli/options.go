@@ -13,6 +13,7 @@ import (
 	"wolffia/internal/build"
 	"wolffia/internal/debian"
 	"wolffia/internal/event"
+	"wolffia/internal/host"
 	"wolffia/internal/lab"
 	"wolffia/internal/machine/keeper"
 	"wolffia/internal/rootfs"
@@ -90,6 +91,7 @@ type project struct {
 	store   *store.Store
 	builder *build.Builder
 	mirror  debian.Mirror
+	host    *host.Host
 	keepers *keeper.Group // of machines that run side by side; nil where each has its own keeper
 }
 
@@ -139,7 +141,7 @@ func (o *buildOptions) open(env Env, events event.Sink) (*project, error) {
 	if l.path != "" {
 		b.LockFile = lockFile(l.path)
 	}
-	return &project{labFile: l, store: st, builder: b, mirror: mirror}, nil
+	return &project{labFile: l, store: st, builder: b, mirror: mirror, host: host.New()}, nil
 }
 
 // start has every image start from what --from says. Without a file that is all

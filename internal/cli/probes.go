@@ -76,7 +76,7 @@ func (p *project) probedQEMU(ctx context.Context, q *build.QEMU) (qemu.Program, 
 func (p *project) kvm() error {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return host.New().KVM()
+		return p.host.KVM()
 	}
 	type answer struct{ Why, Fix string }
 	device := ""
@@ -84,7 +84,7 @@ func (p *project) kvm() error {
 		device = fmt.Sprint(info.Mode(), info.ModTime().UnixNano())
 	}
 	a, _ := remember(context.Background(), p, func() (answer, error) {
-		err := host.New().KVM()
+		err := p.host.KVM()
 		var unsupported *host.UnsupportedError
 		switch {
 		case err == nil:

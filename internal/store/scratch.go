@@ -7,9 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
+
+// inWork holds the paths of this process' own folders, which need no look: a lab has
+// one for each of its machines.
+var inWork sync.Map
 
 // Scratch makes a private folder below dir, usually [Folders.Runtime], for
 // what a process needs while it runs: sockets, logs, keys. release removes it
@@ -24,8 +29,9 @@ func Scratch(dir string) (path string, release func(), err error) {
 		return "", nil, fmt.Errorf("look for what is left over: %w", err)
 	}
 	for _, e := range entries {
-		if e.IsDir() {
-			sweepOne(filepath.Join(dir, e.Name()))
+		path := filepath.Join(dir, e.Name())
+		if _, mine := inWork.Load(path); e.IsDir() && !mine {
+			sweepOne(path)
 		}
 	}
 	for {
@@ -42,9 +48,11 @@ func Scratch(dir string) (path string, release func(), err error) {
 		}
 		got, err := tryFlock(fd, unix.LOCK_EX)
 		if err == nil && got && isAt(fd, path) {
+			inWork.Store(path, nil)
 			return path, func() {
 				removeAll(path)
 				unix.Close(fd)
+				inWork.Delete(path)
 			}, nil
 		}
 		unix.Close(fd)
