@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,7 @@ type Group struct {
 type home struct {
 	proc *os.Process
 	done chan struct{} // closed when no process of any tree is left
+	held atomic.Bool   // it has held a tree
 
 	mu  sync.Mutex
 	ctl *os.File // the caller's end of the socket; nil once it is closed
@@ -65,7 +67,7 @@ func (g *Group) Close() {
 	h := g.home
 	g.mu.Unlock()
 	if h != nil {
-		h.close()
+		_ = h.proc.Kill() // which no keeper can put off
 		<-h.done
 	}
 }
@@ -101,7 +103,11 @@ func (g *Group) keeper(env []string) (*home, error) {
 	}
 	if h := g.home; h != nil {
 		select {
-		case <-h.done: // it was killed
+		case <-h.done:
+			if !h.held.Load() { // it can't, and will not
+				g.unfit = true
+				return nil, errNoGroup
+			}
 		default:
 			return h, nil
 		}
@@ -170,6 +176,7 @@ func (h *home) start(c Command) (*Process, error) {
 		mine.Close()
 		return nil, err
 	}
+	h.held.Store(true)
 	go p.await()
 	return p, nil
 }
@@ -214,7 +221,7 @@ func (h *home) ask(c Command, ctl *os.File) error {
 	return nil
 }
 
-// close has the keeper end, and with it every tree.
+// close frees the socket; its end would end the keeper.
 func (h *home) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -243,6 +250,10 @@ func (p *Process) await() {
 	defer close(p.done)
 	defer p.ctl.Close()
 	kind, v, err := p.receive()
+	if err == nil && kind == msgKilled {
+		p.heard.Store(true)
+		kind, v, err = p.receive()
+	}
 	if err == nil && kind == msgExited {
 		p.status = syscall.WaitStatus(v)
 	} else {

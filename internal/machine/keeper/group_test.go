@@ -105,6 +105,32 @@ func TestGroupKeeperKilled(t *testing.T) {
 	}
 }
 
+// TestGroupKeeperStopped: a tree can be killed although its keeper does nothing any
+// more, and so can the group.
+func TestGroupKeeperStopped(t *testing.T) {
+	for _, end := range []func(g *Group, p *Process){
+		func(_ *Group, p *Process) { p.Kill() },
+		func(g *Group, _ *Process) { g.Close() },
+	} {
+		var g Group
+		marker := newMarker()
+		c := sleeper(marker)
+		c.Mode, c.Group = "", &g
+		p := begin(t, c)
+		syscall.Kill(p.Pid(), syscall.SIGSTOP)
+		end(&g, p)
+		select {
+		case <-p.Done():
+		case <-time.After(deafPatience + 20*time.Second):
+			t.Fatal("it outlives its keeper")
+		}
+		if left := alive(t, marker); len(left) > 0 {
+			t.Errorf("processes %v outlived Done", left)
+		}
+		g.Close()
+	}
+}
+
 // TestGroupFallsBack: what can't be asked of a keeper of many is started by one of
 // its own.
 func TestGroupFallsBack(t *testing.T) {

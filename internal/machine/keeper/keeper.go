@@ -43,6 +43,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -91,9 +92,10 @@ type Command struct {
 type Process struct {
 	mode   Mode
 	keeper *os.Process
-	home   *home    // of a tree of a group
-	ctl    *os.File // the caller's end of the socket
-	group  int      // the program's process group as seen from here, or 0
+	home   *home       // of a tree of a group
+	heard  atomic.Bool // the keeper of a group has killed the tree, as it was told
+	ctl    *os.File    // the caller's end of the socket
+	group  int         // the program's process group as seen from here, or 0
 	done   chan struct{}
 	status syscall.WaitStatus // valid after done
 	err    error              // valid after done
@@ -113,6 +115,7 @@ const (
 	msgFailed  = 'e' // then errno
 	msgNoJail  = 'j' // then step and errno
 	msgNoTree  = 'n' // then errno; of a group
+	msgKilled  = 'k' // of a group, at most once; msgExited follows
 	msgExited  = 'x' // then the wait status
 	msgLen     = 5
 )
@@ -397,7 +400,24 @@ func (p *Process) Kill() {
 	if raw, err := p.ctl.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) { _ = syscall.Shutdown(int(fd), syscall.SHUT_WR) })
 	}
-	if p.mode == Namespace && p.home == nil {
+	switch {
+	case p.home != nil:
+		time.AfterFunc(deafPatience, p.killDeaf)
+	case p.mode == Namespace:
+		_ = p.keeper.Kill()
+	}
+}
+
+// deafPatience is when a keeper of a group that was told to kill a tree, and has not
+// said that it did, is taken for one that will not: somebody has stopped it.
+const deafPatience = 5 * time.Second
+
+// killDeaf ends a keeper that does not hear, and with it every tree of the group: a
+// tree that can't be killed is worse.
+func (p *Process) killDeaf() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.ended && !p.heard.Load() {
 		_ = p.keeper.Kill()
 	}
 }

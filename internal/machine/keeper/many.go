@@ -246,6 +246,7 @@ func (t *held) obey() {
 		if err != nil || n != 1 {
 			if t.init > 0 {
 				_ = syscall.Kill(t.init, syscall.SIGKILL)
+				t.send(msgKilled, 0)
 			}
 			t.mu.Unlock()
 			return
