@@ -219,13 +219,13 @@ func (m *member) live(ctx context.Context) (machine.Exit, error) {
 	if err := m.await(ctx); err != nil {
 		return machine.Exit{}, err
 	}
-	cpu, booted, err := m.lab.turns.take(ctx)
+	turn, err := m.lab.turns.take(ctx)
 	if err != nil {
 		return machine.Exit{}, err
 	}
-	defer booted()
+	defer turn.over()
 	m.enter(StateBooting, nil)
-	g, free, err := m.start(ctx, cpu)
+	g, free, err := m.start(ctx, turn.place.cpu)
 	if err != nil {
 		return machine.Exit{}, m.report(err)
 	}
@@ -242,7 +242,7 @@ func (m *member) live(ctx context.Context) (machine.Exit, error) {
 		m.guest = nil
 		m.mu.Unlock()
 	}()
-	if err := m.becomeReady(ctx, g, booted); err != nil {
+	if err := m.becomeReady(ctx, g, turn.booted); err != nil {
 		g.Close()
 		return machine.Exit{}, m.report(err)
 	}

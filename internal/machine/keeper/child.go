@@ -268,27 +268,32 @@ func descendants(pid int) []int {
 	return out
 }
 
-// parentOf reads the fourth field of /proc/PID/stat (proc_pid_stat(5)); the
-// second is the command in parentheses and may itself hold any byte.
+// parentOf gives the parent of a process, and 0 of one that is not there.
 func parentOf(pid string) int {
+	_, parent := stateOf(pid)
+	return parent
+}
+
+// stateOf reads the third and the fourth field of /proc/PID/stat (proc_pid_stat(5)):
+// a letter, and the parent. The second is the command in parentheses and may itself
+// hold any byte.
+func stateOf(pid string) (state byte, parent int) {
 	b, err := os.ReadFile("/proc/" + pid + "/stat")
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	i := len(b) - 1
 	for i >= 0 && b[i] != ')' {
 		i--
 	}
 	if i < 0 || i+4 >= len(b) {
-		return 0
+		return 0, 0
 	}
-	rest := b[i+4:] // ") S "
-	pp := 0
-	for _, c := range rest {
+	for _, c := range b[i+4:] { // behind ") S "
 		if c < '0' || c > '9' {
 			break
 		}
-		pp = pp*10 + int(c-'0')
+		parent = parent*10 + int(c-'0')
 	}
-	return pp
+	return b[i+2], parent
 }

@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,9 +28,12 @@ import (
 //
 // The zero value is ready for use, from any goroutine.
 type Group struct {
-	mu    sync.Mutex
-	home  *home // the keeper's process; nil before the first tree
-	unfit bool  // it was closed, or can't be had on this host
+	mu     sync.Mutex
+	home   *home // the keeper's process; nil before the first tree
+	unfit  bool  // this host lets no keeper hold many trees
+	closed bool
+
+	deaf time.Duration // for tests; 0 means deafPatience
 }
 
 // home is a keeper of many trees, as the process that started it sees it.
@@ -36,16 +41,15 @@ type home struct {
 	proc *os.Process
 	done chan struct{} // closed when no process of any tree is left
 	held atomic.Bool   // it has held a tree
+	deaf time.Duration // see deafPatience
 
 	mu  sync.Mutex
 	ctl *os.File // the caller's end of the socket; nil once it is closed
 }
 
-// errNoGroup is a tree that can't be held together with others, and errNoTree a
-// host on which none can: no namespaces can be made within others.
 var (
-	errNoGroup = errors.New("this tree can't be held together with others")
-	errNoTree  = errors.New("no tree can be held together with others")
+	errClosed  = errors.New("start process tree: its group was closed")
+	errNoGroup = errors.New("this tree can't be held together with others") // it needs a keeper of its own
 )
 
 // groupMode is, in a keeper's arguments, one for many trees.
@@ -59,11 +63,15 @@ const (
 	maxFiles   = 253
 )
 
+// deafPatience is when a keeper of a group that was told something, and does nothing,
+// is looked after: somebody may have stopped it.
+const deafPatience = 10 * time.Second
+
 // Close ends every tree. It waits until nothing is left, and no tree is started by
 // way of g any more.
 func (g *Group) Close() {
 	g.mu.Lock()
-	g.unfit = true
+	g.closed = true
 	h := g.home
 	g.mu.Unlock()
 	if h != nil {
@@ -72,8 +80,7 @@ func (g *Group) Close() {
 	}
 }
 
-// start starts a tree. An error that is neither an [*execError] nor a
-// [*meanwhileError] says that it needs a keeper of its own.
+// start starts a tree; errNoGroup says that it needs a keeper of its own.
 func (g *Group) start(c Command) (*Process, error) {
 	prepared := make(chan error, 1)
 	go func() { prepared <- c.prepare() }()
@@ -85,12 +92,21 @@ func (g *Group) start(c Command) (*Process, error) {
 		return nil, err
 	}
 	p, err := h.start(c)
-	if errors.Is(err, errNoTree) {
-		g.mu.Lock()
-		g.unfit = true
-		g.mu.Unlock()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.unfit = g.unfit || never(err)
+	if g.closed && errors.Is(err, errNoGroup) {
+		err = errClosed
 	}
 	return p, err
+}
+
+// never says of a failure that it would be the same for every other tree.
+func never(err error) bool {
+	if !errors.Is(err, errNoGroup) {
+		return false
+	}
+	return slices.ContainsFunc([]error{unix.EPERM, unix.EACCES, unix.EINVAL, unix.ENOSYS, unix.ENOEXEC}, func(e error) bool { return errors.Is(err, e) })
 }
 
 // keeper gives the keeper that is there, or else a new one, of which env tells whose
@@ -98,42 +114,43 @@ func (g *Group) start(c Command) (*Process, error) {
 func (g *Group) keeper(env []string) (*home, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.unfit {
-		return nil, errNoGroup
-	}
-	if h := g.home; h != nil {
+	if h := g.home; h != nil && !g.closed {
 		select {
 		case <-h.done:
-			if !h.held.Load() { // it can't, and will not
-				g.unfit = true
-				return nil, errNoGroup
-			}
+			g.unfit = g.unfit || !h.held.Load() // it can't, and will not
 		default:
 			return h, nil
 		}
 	}
+	switch {
+	case g.closed:
+		return nil, errClosed
+	case g.unfit:
+		return nil, errNoGroup
+	}
 	var errs []error
 	for _, sys := range attributes(Namespace) {
 		sys.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN} // for namespaces; none of it is a tree's
-		h, err := newHome(sys, env)
+		h, err := newHome(sys, env, cmp.Or(g.deaf, deafPatience))
 		if err == nil {
 			g.home = h
 			return h, nil
 		}
 		errs = append(errs, err)
 	}
-	g.unfit = true
-	return nil, errors.Join(errs...)
+	err := fmt.Errorf("%w: %w", errNoGroup, errors.Join(errs...))
+	g.unfit = never(err)
+	return nil, err
 }
 
 // newHome starts a keeper of many trees.
-func newHome(sys *syscall.SysProcAttr, env []string) (*home, error) {
+func newHome(sys *syscall.SysProcAttr, env []string, deaf time.Duration) (*home, error) {
 	mine, theirs, err := controlPair()
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	h := &home{ctl: mine, done: make(chan struct{})}
+	h := &home{ctl: mine, done: make(chan struct{}), deaf: deaf}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // see Process.own
@@ -164,13 +181,15 @@ func newHome(sys *syscall.SysProcAttr, env []string) (*home, error) {
 func (h *home) start(c Command) (*Process, error) {
 	mine, theirs, err := controlPair()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errNoGroup, err)
 	}
 	p := &Process{mode: Namespace, keeper: h.proc, home: h, ctl: mine, done: make(chan struct{})}
 	err = h.ask(c, theirs)
 	theirs.Close()
 	if err == nil {
 		err = p.started(c)
+	} else {
+		err = fmt.Errorf("%w: %w", errNoGroup, err)
 	}
 	if err != nil {
 		mine.Close()
@@ -197,28 +216,24 @@ func (h *home) ask(c Command, ctl *os.File) error {
 		fds = append(fds, int(f.Fd()))
 	}
 	if len(fds) > maxFiles {
-		return errNoGroup
+		return unix.E2BIG
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.ctl == nil {
-		return errNoGroup
+		return os.ErrProcessDone
 	}
 	raw, err := h.ctl.SyscallConn()
 	if err != nil {
 		return err
 	}
+	_ = h.ctl.SetWriteDeadline(time.Now().Add(h.deaf))
 	var sent error
-	if err := raw.Write(func(fd uintptr) bool {
+	err = raw.Write(func(fd uintptr) bool {
 		sent = unix.Sendmsg(int(fd), text, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
 		return sent != unix.EAGAIN && sent != unix.EINTR
-	}); err != nil {
-		return err
-	}
-	if sent != nil {
-		return fmt.Errorf("ask the keeper for a tree: %w", sent)
-	}
-	return nil
+	})
+	return errors.Join(err, sent)
 }
 
 // close frees the socket; its end would end the keeper.
@@ -233,14 +248,23 @@ func (h *home) close() {
 
 // started waits until the keeper says that the program was executed.
 func (p *Process) started(c Command) error {
+	_ = p.ctl.SetReadDeadline(time.Now().Add(p.home.deaf))
 	kind, v, err := p.receive()
+	_ = p.ctl.SetReadDeadline(time.Time{})
+	if errors.Is(err, os.ErrDeadlineExceeded) { // should it ever wake up it sees that nobody waits
+		return fmt.Errorf("%w: %w", errNoGroup, err)
+	}
+	if err == nil && kind == msgHeard {
+		kind, v, err = p.receive()
+	}
 	switch {
-	case err != nil:
+	case err != nil: // it has died, and what it may have started is to be gone
+		<-p.home.done
 		return fmt.Errorf("%w: %w", errNoGroup, err)
 	case kind == msgFailed:
 		return &execError{c.Path, syscall.Errno(v)}
 	case kind == msgNoTree:
-		return fmt.Errorf("%w: %w", errNoTree, syscall.Errno(v))
+		return fmt.Errorf("%w: %w", errNoGroup, syscall.Errno(v))
 	}
 	return nil
 }
@@ -250,10 +274,6 @@ func (p *Process) await() {
 	defer close(p.done)
 	defer p.ctl.Close()
 	kind, v, err := p.receive()
-	if err == nil && kind == msgKilled {
-		p.heard.Store(true)
-		kind, v, err = p.receive()
-	}
 	if err == nil && kind == msgExited {
 		p.status = syscall.WaitStatus(v)
 	} else {
@@ -265,6 +285,21 @@ func (p *Process) await() {
 	p.mu.Lock()
 	p.ended = true
 	p.mu.Unlock()
+}
+
+// insist looks, from time to time until the end of a tree that is to be killed, for
+// somebody who has stopped its keeper. Such a keeper is ended, and with it every tree
+// of the group: one that can't be killed is worse.
+func (p *Process) insist() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return
+	}
+	if state, _ := stateOf(strconv.Itoa(p.keeper.Pid)); state == 'T' || state == 't' {
+		_ = p.keeper.Kill()
+	}
+	time.AfterFunc(p.home.deaf, p.insist)
 }
 
 // request is what a keeper of many trees has to know of a Command.
@@ -284,7 +319,7 @@ func (c Command) request() ([]byte, error) {
 	fields := slices.Concat([]string{strconv.FormatBool(c.FixedLayout), c.processor(), c.Path, dir, strconv.Itoa(len(c.Argv))}, c.Argv, c.Env)
 	b := []byte(strings.Join(fields, "\x00"))
 	if len(b) > maxRequest || bytes.Count(b, []byte{0}) != len(fields)-1 {
-		return nil, errNoGroup
+		return nil, unix.E2BIG
 	}
 	return b, nil
 }

@@ -71,8 +71,8 @@ func TestGroup(t *testing.T) {
 	}
 	c := sleeper(newMarker())
 	c.Mode, c.Group = "", &g
-	if p := begin(t, c); p.home != nil {
-		t.Error("a group that was closed holds another tree")
+	if _, err := Start(c); !errors.Is(err, errClosed) {
+		t.Errorf("a group that was closed has another tree: %v", err)
 	}
 }
 
@@ -112,7 +112,7 @@ func TestGroupKeeperStopped(t *testing.T) {
 		func(_ *Group, p *Process) { p.Kill() },
 		func(g *Group, _ *Process) { g.Close() },
 	} {
-		var g Group
+		g := Group{deaf: time.Second}
 		marker := newMarker()
 		c := sleeper(marker)
 		c.Mode, c.Group = "", &g
@@ -121,13 +121,52 @@ func TestGroupKeeperStopped(t *testing.T) {
 		end(&g, p)
 		select {
 		case <-p.Done():
-		case <-time.After(deafPatience + 20*time.Second):
+		case <-time.After(20 * time.Second):
 			t.Fatal("it outlives its keeper")
 		}
 		if left := alive(t, marker); len(left) > 0 {
 			t.Errorf("processes %v outlived Done", left)
 		}
 		g.Close()
+	}
+}
+
+// TestGroupKeeperSlow: a tree whose keeper does not answer gets one of its own, and
+// is not started again when the other goes on.
+func TestGroupKeeperSlow(t *testing.T) {
+	g := Group{deaf: time.Second}
+	defer g.Close()
+	first := sleeper(newMarker())
+	first.Mode, first.Group = "", &g
+	p := begin(t, first)
+	syscall.Kill(p.Pid(), syscall.SIGSTOP)
+	log := filepath.Join(t.TempDir(), "log")
+	c := Command{
+		Path: "/bin/sh", Argv: []string{"sh", "-c", `echo started >>"$0"; exec sleep 1000`, log},
+		Env: []string{"PATH=/usr/bin:/bin"}, Group: &g,
+	}
+	if q := begin(t, c); q.home != nil {
+		t.Error("a keeper that was stopped holds another tree")
+	}
+	syscall.Kill(p.Pid(), syscall.SIGCONT)
+	c.Argv = []string{"sh", "-c", "exit 3"} // what comes after it is heard after it
+	q := begin(t, c)
+	if ws, err := q.Wait(); q.home == nil || err != nil || ws.ExitStatus() != 3 {
+		t.Errorf("held together: %v; %v, %v", q.home != nil, ws, err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		text, err := os.ReadFile(log)
+		if string(text) == "started\n" {
+			break
+		}
+		if len(text) > 0 || time.Now().After(deadline) {
+			t.Fatalf("%q, %v", text, err)
+		}
+	}
+	select {
+	case <-p.Done():
+		t.Error("a tree ended with its keeper's sleep")
+	default:
 	}
 }
 
@@ -189,7 +228,7 @@ func TestGroupOrphansAreCollected(t *testing.T) {
 				below = append(below, string(name))
 			}
 		}
-		if len(below) == 1 && len(alive(t, marker)) == 1 {
+		if len(below) == 1 && strings.Contains(strings.Join(lines(t, marker), ""), "sleep\x001000."+marker) {
 			return
 		}
 		if time.Now().After(deadline) {
@@ -198,12 +237,26 @@ func TestGroupOrphansAreCollected(t *testing.T) {
 	}
 }
 
+// lines gives the command lines that begin with sleep and hold marker.
+func lines(t *testing.T, marker string) (out []string) {
+	for _, pid := range alive(t, marker) {
+		if b, _ := os.ReadFile("/proc/" + pid + "/cmdline"); bytes.HasPrefix(b, []byte("sleep")) {
+			out = append(out, string(b))
+		}
+	}
+	return out
+}
+
 // TestGroupCrowd starts and ends many trees at the same time, some before they are
-// up, and leaves neither processes nor descriptors.
+// up, and leaves neither processes nor descriptors nor threads.
 func TestGroupCrowd(t *testing.T) {
 	var g Group
 	defer g.Close()
-	before := openFiles(t)
+	before := openFiles(t, "self")
+	one := Command{Path: "/bin/true", Argv: []string{"true"}, Group: &g}
+	begin(t, one).Wait()
+	pid := g.home.proc.Pid
+	keepers := openFiles(t, strconv.Itoa(pid))
 	var wg sync.WaitGroup
 	for i := range 40 {
 		wg.Go(func() {
@@ -224,27 +277,33 @@ func TestGroupCrowd(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	g.mu.Lock()
-	pid := g.home.proc.Pid
-	g.mu.Unlock()
+	for range 10 {
+		one.Path = "/nonexistent"
+		if _, err := Start(one); !errors.Is(err, syscall.ENOENT) {
+			t.Errorf("%v", err)
+		}
+	}
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		left := descendants(pid)
-		if len(left) == 0 {
+		left, files := descendants(pid), openFiles(t, strconv.Itoa(pid))
+		if len(left) == 0 && files <= keepers {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("processes %v are left", left)
+			t.Fatalf("processes %v are left; %d files are open, and %d were with one tree", left, files, keepers)
 		}
 	}
+	if threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(pid), "task")); err != nil || len(threads) > 12 {
+		t.Errorf("the keeper has %d threads, %v", len(threads), err)
+	}
 	g.Close()
-	if after := openFiles(t); after > before {
+	if after := openFiles(t, "self"); after > before {
 		t.Errorf("%d files are open, and %d were before", after, before)
 	}
 }
 
-func openFiles(t *testing.T) int {
+func openFiles(t *testing.T, pid string) int {
 	t.Helper()
-	all, err := os.ReadDir("/proc/self/fd")
+	all, err := os.ReadDir(filepath.Join("/proc", pid, "fd"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,8 +321,13 @@ func TestInitCode(t *testing.T) {
 			if err := os.WriteFile(name, program.FromCode(code.machine, code.code), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			// The shell that becomes the program leaves it a child.
-			cmd := exec.Command("/bin/sh", "-c", `sleep 0.2 & exec "$@"`, "sh", qemu, name)
+			// The shell that becomes the program leaves it a child, which lives until
+			// the signals are as they should be.
+			cmd := exec.Command("/bin/sh", "-c", `exec 3<&0; cat <&3 >/dev/null & exec "$@" </dev/null 3<&-`, "sh", qemu, name)
+			child, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -275,8 +339,11 @@ func TestInitCode(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if bytes.Contains(text, []byte("SigIgn:\t0000000000010000")) && len(descendants(cmd.Process.Pid)) == 0 {
-					break
+				if bytes.Contains(text, []byte("SigIgn:\t0000000000010000")) {
+					child.Close()
+					if len(descendants(cmd.Process.Pid)) == 0 {
+						break
+					}
 				}
 				if time.Now().After(deadline) {
 					t.Fatalf("children %v; %s", descendants(cmd.Process.Pid), text)

@@ -75,8 +75,7 @@ type Command struct {
 	CPU *int
 	// Meanwhile, if set, is what can be done while the keeper comes up, which
 	// takes milliseconds, such as filling one of Files: the program starts
-	// after it, and not at all if it fails. It may be called once for each way
-	// of holding the tree that is tried.
+	// after it, and not at all if it fails. It is called once.
 	Meanwhile func() error
 	// Mode forces a way of holding the tree; empty for the best that works.
 	Mode Mode
@@ -90,15 +89,15 @@ type Command struct {
 
 // Process is a started tree. Its methods may be called from any goroutine.
 type Process struct {
-	mode   Mode
-	keeper *os.Process
-	home   *home       // of a tree of a group
-	heard  atomic.Bool // the keeper of a group has killed the tree, as it was told
-	ctl    *os.File    // the caller's end of the socket
-	group  int         // the program's process group as seen from here, or 0
-	done   chan struct{}
-	status syscall.WaitStatus // valid after done
-	err    error              // valid after done
+	mode      Mode
+	keeper    *os.Process
+	home      *home     // of a tree of a group
+	insisting sync.Once // on its end
+	ctl       *os.File  // the caller's end of the socket
+	group     int       // the program's process group as seen from here, or 0
+	done      chan struct{}
+	status    syscall.WaitStatus // valid after done
+	err       error              // valid after done
 
 	mu    sync.Mutex // orders Signal and Kill against the closing of ctl
 	ended bool
@@ -115,7 +114,7 @@ const (
 	msgFailed  = 'e' // then errno
 	msgNoJail  = 'j' // then step and errno
 	msgNoTree  = 'n' // then errno; of a group
-	msgKilled  = 'k' // of a group, at most once; msgExited follows
+	msgHeard   = 'h' // of a group, to a request
 	msgExited  = 'x' // then the wait status
 	msgLen     = 5
 )
@@ -139,9 +138,12 @@ func Start(c Command) (*Process, error) {
 	if !hooked.Load() {
 		return nil, errors.New("start process tree: keeper.Main was not called at the start of main")
 	}
+	if c.Meanwhile != nil { // once, however many ways are tried
+		c.Meanwhile = sync.OnceValue(c.Meanwhile)
+	}
 	if c.Group != nil && c.Jail == nil && c.Mode != Subreaper {
 		p, err := c.Group.start(c)
-		if err == nil || errors.As(err, new(*execError)) || errors.As(err, new(*meanwhileError)) {
+		if !errors.Is(err, errNoGroup) {
 			return p, err
 		}
 	}
@@ -402,22 +404,8 @@ func (p *Process) Kill() {
 	}
 	switch {
 	case p.home != nil:
-		time.AfterFunc(deafPatience, p.killDeaf)
+		p.insisting.Do(func() { time.AfterFunc(p.home.deaf, p.insist) })
 	case p.mode == Namespace:
-		_ = p.keeper.Kill()
-	}
-}
-
-// deafPatience is when a keeper of a group that was told to kill a tree, and has not
-// said that it did, is taken for one that will not: somebody has stopped it.
-const deafPatience = 5 * time.Second
-
-// killDeaf ends a keeper that does not hear, and with it every tree of the group: a
-// tree that can't be killed is worse.
-func (p *Process) killDeaf() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.ended && !p.heard.Load() {
 		_ = p.keeper.Kill()
 	}
 }

@@ -60,10 +60,32 @@ var initCode = map[string]struct {
 	}},
 }
 
+// many is the own side of a keeper of many trees. It needs no more threads for more
+// trees: one that could not be made would end them all.
+type many struct {
+	first   string      // path of the program of initCode
+	space   int         // descriptor of the keeper's own PID namespace
+	allowed unix.CPUSet // the processors that it may run on
+	persona uintptr     // and its personality(2)
+
+	mu    sync.Mutex
+	trees map[int]*held              // by the pids of their programs and first processes, until they are reaped
+	early map[int]syscall.WaitStatus // of those that were reaped while their tree was started
+	more  chan struct{}              // holds something when there may be more to reap than before
+}
+
+// held is a tree of many; all but ctl is ordered by many.mu.
+type held struct {
+	ctl        *os.File // end of file means: kill the tree
+	init, main int      // pids; 0 before they run and after they were reaped
+	last       byte     // the message when nothing is left
+	value      uint32
+}
+
 // keepMany runs as a keeper of many trees, which is process 1 of a PID namespace;
 // args are what newHome put behind the mode.
 func keepMany(args []string) int {
-	runtime.LockOSThread() // parent-death signals belong to a thread
+	runtime.LockOSThread() // which starts all trees: their parent-death signals are of its end
 	if len(args) != 1 {
 		return 2
 	}
@@ -73,10 +95,19 @@ func keepMany(args []string) int {
 	}
 	settle(ctl)
 	_ = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0) // see keep
-	first, err := initProgram()
-	if err != nil {
+	k := &many{trees: map[int]*held{}, early: map[int]syscall.WaitStatus{}, more: make(chan struct{}, 1)}
+	if k.first, err = initProgram(); err != nil {
 		return 1
 	}
+	if k.space, err = syscall.Open("/proc/self/ns/pid", syscall.O_RDONLY|syscall.O_CLOEXEC, 0); err != nil {
+		return 1
+	}
+	if err := bequeathNothing(); err != nil {
+		return 1
+	}
+	_ = unix.SchedGetaffinity(0, &k.allowed)
+	k.persona, _, _ = syscall.RawSyscall(syscall.SYS_PERSONALITY, 0xffffffff, 0, 0)
+	go k.reapAll()
 	buf, oob := make([]byte, maxRequest), make([]byte, unix.CmsgSpace(maxFiles*4))
 	for {
 		n, oobn, flags, _, err := unix.Recvmsg(ctl, buf, oob, unix.MSG_CMSG_CLOEXEC)
@@ -87,12 +118,26 @@ func keepMany(args []string) int {
 			return 0 // the parent is gone, or wants an end: the kernel kills the rest
 		}
 		fds := received(oob[:oobn])
-		r, ok := readRequest(buf[:n])
-		if !ok || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || len(fds) < 4 {
-			closeAll(fds) // the socket among them: the parent takes that for a no
+		if len(fds) == 0 {
 			continue
 		}
-		go hold(r, first, fds[0], fds[1:])
+		_ = syscall.SetNonblock(fds[0], true) // so that who waits at it takes no thread
+		t := &held{ctl: os.NewFile(uintptr(fds[0]), "ctl")}
+		r, ok := readRequest(buf[:n])
+		switch {
+		case t.send(msgHeard, 0) != nil: // this keeper was too slow: another one has started it
+			t.ctl.Close()
+		case !ok || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || len(fds) < 4:
+			_ = t.send(msgNoTree, uint32(syscall.E2BIG))
+			t.ctl.Close()
+		default:
+			if err := k.hold(t, r, fds[1:]); err != nil {
+				return 1
+			}
+		}
+		for _, fd := range fds[1:] { // or the other ends would never see that the program is gone
+			syscall.Close(fd)
+		}
 	}
 }
 
@@ -104,12 +149,6 @@ func received(oob []byte) (fds []int) {
 		fds = append(fds, more...)
 	}
 	return fds
-}
-
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		syscall.Close(fd)
-	}
 }
 
 // initProgram makes the file of initCode, in memory, and gives a path at which it
@@ -138,51 +177,57 @@ func initProgram() (string, error) {
 	return "/proc/self/fd/" + strconv.Itoa(read), nil
 }
 
-// held is a tree of many.
-type held struct {
-	ctl *os.File // end of file means: kill the tree
-
-	mu         sync.Mutex
-	init, main int // pids; 0 before they run, and before they are reaped
-}
-
-// hold starts a tree in a namespace of its own, of which first is the first program,
-// and stays until the tree has ended.
-func hold(r request, first string, ctl int, fds []int) {
-	runtime.LockOSThread() // what is set below is this thread's, which ends with this goroutine
-	_ = syscall.SetNonblock(ctl, true)
-	t := &held{ctl: os.NewFile(uintptr(ctl), "ctl")}
-	defer t.ctl.Close()
-	stayOnCPU(r.processor)
-	failed, errno := t.start(r, first, fds)
-	closeAll(fds) // or the other ends would never see that the program is gone
-	if failed != 0 {
-		t.end()
-		t.send(failed, uint32(errno))
-		return
+// hold starts a tree in a namespace of its own. An error is a keeper that can't go
+// on: of a tree that can't be started it tells the parent.
+func (k *many) hold(t *held, r request, fds []int) error {
+	failed, errno := k.start(t, r, fds)                            // which may take its time
+	if err := unix.Setns(k.space, unix.CLONE_NEWPID); err != nil { // for what comes next
+		return err
 	}
-	pid := t.main // which is this goroutine's alone until obey runs
-	t.send(msgStarted, uint32(pid))
-	go t.obey()
-	status := t.wait(pid)
-	t.end()
-	t.send(msgExited, uint32(status))
+	_ = unix.SchedSetaffinity(0, &k.allowed)
+	_, _, _ = syscall.RawSyscall(syscall.SYS_PERSONALITY, k.persona, 0, 0)
+
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch t.last, t.value = failed, uint32(errno); {
+	case failed == 0:
+		_ = t.send(msgStarted, uint32(t.main))
+		go k.obey(t)
+	case t.init == 0:
+		t.over()
+	default:
+		_ = syscall.Kill(t.init, syscall.SIGKILL)
+	}
+	for _, pid := range []int{t.main, t.init} {
+		if pid > 0 {
+			k.trees[pid] = t
+		}
+		if status, ok := k.early[pid]; ok {
+			k.reaped(pid, status)
+		}
+	}
+	clear(k.early)
+	select {
+	case k.more <- struct{}{}:
+	default:
+	}
+	return nil
 }
 
-// start starts the first process of the namespace, and the program. What failed is
-// a message to the parent, or 0.
-func (t *held) start(r request, first string, fds []int) (failed byte, errno syscall.Errno) {
+// start starts the first process of a namespace, and the program. What failed is a
+// message to the parent, or 0.
+func (k *many) start(t *held, r request, fds []int) (failed byte, errno syscall.Errno) {
 	err := unix.Unshare(unix.CLONE_NEWPID) // for what this thread starts
 	if err == nil {
-		err = bequeathNothing()
-	}
-	if err == nil {
-		t.init, err = syscall.ForkExec(first, []string{"wolffia-init"}, &syscall.ProcAttr{Env: r.env, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}})
+		// Go has a process that finds no parent kill itself, which the first one of a
+		// namespace can't; others would die of it, and end with that one anyway.
+		t.init, err = syscall.ForkExec(k.first, []string{"wolffia-init"}, &syscall.ProcAttr{Env: r.env, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}})
 	}
 	if err != nil {
 		errors.As(err, &errno)
 		return msgNoTree, errno
 	}
+	stayOnCPU(r.processor)
 	if r.fixedLayout {
 		fixLayout()
 	}
@@ -190,7 +235,6 @@ func (t *held) start(r request, first string, fds []int) (failed byte, errno sys
 	for i, fd := range fds {
 		files[i] = uintptr(fd)
 	}
-	// No parent-death signal: the first process has one, and this one ends with it.
 	t.main, err = syscall.ForkExec(r.path, r.argv, &syscall.ProcAttr{Dir: r.dir, Env: r.env, Files: files, Sys: &syscall.SysProcAttr{Setpgid: true}})
 	if err != nil {
 		errors.As(err, &errno)
@@ -199,65 +243,83 @@ func (t *held) start(r request, first string, fds []int) (failed byte, errno sys
 	return 0, 0
 }
 
-// wait waits for the program's end.
-func (t *held) wait(pid int) syscall.WaitStatus {
-	var info unix.Siginfo
-	for { // without reaping it, so that its number is nobody else's yet
-		err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WALL, nil)
-		if err != unix.EINTR {
-			break
-		}
-	}
-	t.mu.Lock()
-	t.main = 0
-	t.mu.Unlock()
-	return reap(pid)
-}
-
-// end kills what is left of the tree, and waits until nothing is.
-func (t *held) end() {
-	t.mu.Lock()
-	pid := t.init
-	t.init = 0
-	if pid > 0 {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-	}
-	t.mu.Unlock()
-	if pid > 0 {
-		reap(pid)
-	}
-}
-
-// reap waits for the end of a child.
-func reap(pid int) (status syscall.WaitStatus) {
+// reapAll collects what has ended, for as long as the keeper runs.
+func (k *many) reapAll() {
 	for {
-		if _, err := syscall.Wait4(pid, &status, syscall.WALL, nil); err != syscall.EINTR {
-			return status
+		var info unix.Siginfo
+		// Without reaping anything: that is done when nobody can signal its number.
+		err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT|unix.WALL, nil)
+		if err == unix.ECHILD {
+			<-k.more
+			continue
 		}
+		k.mu.Lock()
+		for {
+			var status syscall.WaitStatus
+			pid, err := syscall.Wait4(-1, &status, syscall.WALL|syscall.WNOHANG, nil)
+			if err == syscall.EINTR {
+				continue
+			}
+			if err != nil || pid <= 0 {
+				break
+			}
+			k.reaped(pid, status)
+		}
+		k.mu.Unlock()
 	}
 }
 
-// obey passes signals on until the parent is gone or wants an end.
-func (t *held) obey() {
+// reaped notes the end of a program, which ends its tree, or that of the first
+// process, which the kernel gives when no other is left; k is locked.
+func (k *many) reaped(pid int, status syscall.WaitStatus) {
+	t := k.trees[pid]
+	if t == nil {
+		k.early[pid] = status
+		return
+	}
+	delete(k.trees, pid)
+	if pid == t.main {
+		t.main, t.last, t.value = 0, msgExited, uint32(status)
+		if t.init > 0 {
+			_ = syscall.Kill(t.init, syscall.SIGKILL)
+		}
+		return
+	}
+	t.init = 0
+	t.over()
+}
+
+// over tells the parent how it ended.
+func (t *held) over() {
+	_ = t.send(t.last, t.value)
+	t.ctl.Close()
+}
+
+// obey passes signals on until the parent is gone or wants an end, or the tree has
+// ended.
+func (k *many) obey(t *held) {
 	var b [1]byte
 	for {
 		n, err := t.ctl.Read(b[:])
-		t.mu.Lock()
-		if err != nil || n != 1 {
-			if t.init > 0 {
-				_ = syscall.Kill(t.init, syscall.SIGKILL)
-				t.send(msgKilled, 0)
+		k.mu.Lock()
+		switch {
+		case err == nil && n == 1:
+			if t.main > 0 {
+				_ = syscall.Kill(t.main, syscall.Signal(b[0]))
 			}
-			t.mu.Unlock()
-			return
+			k.mu.Unlock()
+			continue
+		case t.init > 0:
+			_ = syscall.Kill(t.init, syscall.SIGKILL)
 		}
-		if t.main > 0 {
-			_ = syscall.Kill(t.main, syscall.Signal(b[0]))
-		}
-		t.mu.Unlock()
+		k.mu.Unlock()
+		return
 	}
 }
 
-func (t *held) send(kind byte, v uint32) {
-	_, _ = t.ctl.Write(binary.NativeEndian.AppendUint32([]byte{kind}, v)) // who does not listen has gone
+// send tells the parent, which has room for all that it is ever told. An error is a
+// parent that does not listen any more.
+func (t *held) send(kind byte, v uint32) error {
+	_, err := t.ctl.Write(binary.NativeEndian.AppendUint32([]byte{kind}, v))
+	return err
 }
