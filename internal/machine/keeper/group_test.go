@@ -352,6 +352,9 @@ func TestInitCode(t *testing.T) {
 			if err := cmd.Process.Signal(syscall.Signal(0)); err != nil {
 				t.Errorf("it did not stay: %v", err)
 			}
+			if text, err := os.ReadFile("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/comm"); string(text) != "wolffia-init\n" {
+				t.Errorf("it is called %q, %v", text, err)
+			}
 		})
 	}
 	if _, ok := initCode[runtime.GOARCH]; !ok {
