@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -43,14 +44,11 @@ func (p *plan) memoryDir() (string, error) {
 
 // takesMemory tries what the kernel will do in dir.
 func takesMemory(dir string, size int64) error {
-	f, err := os.CreateTemp(dir, "wolffia-memory-*")
+	f, err := nameless(dir)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := os.Remove(f.Name()); err != nil {
-		return err
-	}
 	if err := f.Truncate(size); err != nil {
 		return err
 	}
@@ -67,4 +65,23 @@ func takesMemory(dir string, size int64) error {
 		return fmt.Errorf("%d MiB are free", free>>20)
 	}
 	return nil
+}
+
+// nameless makes a file in dir that has no name, so that nothing is left of it
+// whenever this process is killed; where the file system can't, it loses its name at
+// once.
+func nameless(dir string) (*os.File, error) {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		return os.NewFile(uintptr(fd), filepath.Join(dir, "wolffia-memory")), nil
+	}
+	f, err := os.CreateTemp(dir, "wolffia-memory-*")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
