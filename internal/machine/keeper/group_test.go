@@ -188,7 +188,8 @@ func TestGroupFallsBack(t *testing.T) {
 }
 
 // TestGroupIsolation: a tree sees neither its keeper's descriptors nor its
-// privileges, and no process of another tree by its number.
+// privileges, and no process of another tree by its number. It has a session of its
+// own.
 func TestGroupIsolation(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -197,7 +198,7 @@ func TestGroupIsolation(t *testing.T) {
 	defer r.Close()
 	begin(t, sleeper(newMarker()))
 	p := begin(t, Command{
-		Path: "/bin/sh", Argv: []string{"sh", "-c", `echo $$; ls /proc/self/fd; grep -e CapAmb -e CapInh /proc/self/status; kill -KILL 3 2>/dev/null && echo killed`},
+		Path: "/bin/sh", Argv: []string{"sh", "-c", `echo $$; read -r pid _ _ _ _ session _ </proc/self/stat; [ $pid = $session ] && echo leads; ls /proc/self/fd; grep -e CapAmb -e CapInh /proc/self/status; kill -KILL 3 2>/dev/null && echo killed`},
 		Env: []string{"PATH=/usr/bin:/bin"}, Mode: together, Stdio: [3]*os.File{1: w},
 	})
 	w.Close()
@@ -208,7 +209,7 @@ func TestGroupIsolation(t *testing.T) {
 	p.Wait()
 	// 3 is the folder that ls itself has open, and the number of no process, since
 	// those before it have ended.
-	want := []string{"2", "0", "1", "2", "3", "CapInh:", "0000000000000000", "CapAmb:", "0000000000000000"}
+	want := []string{"2", "leads", "0", "1", "2", "3", "CapInh:", "0000000000000000", "CapAmb:", "0000000000000000"}
 	if got := strings.Fields(string(out)); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

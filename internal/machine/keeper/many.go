@@ -247,7 +247,9 @@ func (k *many) start(t *held, r request, fds []int) (failed byte, errno syscall.
 	for i, fd := range fds {
 		files[i] = uintptr(fd)
 	}
-	t.main, err = syscall.ForkExec(r.path, r.argv, &syscall.ProcAttr{Dir: r.dir, Env: r.env, Files: files, Sys: &syscall.SysProcAttr{Setpgid: true}})
+	// A session of its own: the kernel gives every session the same share of a busy
+	// processor (sched(7), autogroups), and who has started the keeper has one, too.
+	t.main, err = syscall.ForkExec(r.path, r.argv, &syscall.ProcAttr{Dir: r.dir, Env: r.env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}})
 	if err != nil {
 		errors.As(err, &errno)
 		return msgFailed, errno
