@@ -107,11 +107,20 @@ func (b *bench) newGuest(ctx context.Context, flags ...string) (*guest, error) {
 			g.params = append(g.params, a)
 		}
 	}
-	runtime := filepath.Join(filepath.Dir(g.kernel), program.RuntimeDir)
-	if err := os.Symlink(runtime, filepath.Join(dir, program.RuntimeDir)); err != nil {
+	if err := g.use(g.kernel); err != nil {
 		return nil, err
 	}
 	return g, join(g.initramfs, plan.Machine.Initramfs)
+}
+
+// use has the guest run on a kernel, with the libraries beside that.
+func (g *guest) use(kernel string) error {
+	g.kernel = kernel
+	link := filepath.Join(g.dir, program.RuntimeDir)
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(filepath.Join(filepath.Dir(kernel), program.RuntimeDir), link)
 }
 
 // join writes files one after the other. The machine's identity, the last

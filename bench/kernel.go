@@ -19,15 +19,10 @@ func kernelTime(ctx context.Context, b *bench) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := store.Open(store.Options{Dir: filepath.Join(dir, "cache")})
+	client, st, err := archive(filepath.Join(dir, "cache"))
 	if err != nil {
 		return nil, err
 	}
-	mirror, err := debian.FindMirror(debian.MirrorOptions{Env: os.Getenv("WOLFFIA_MIRROR"), AptDir: "/etc/apt"})
-	if err != nil {
-		return nil, err
-	}
-	client := debian.New(debian.Options{Store: st, Mirror: mirror, Getenv: os.Getenv, AllowExpired: true})
 	r := &result{}
 	for _, release := range []string{"bookworm", "trixie"} {
 		lock, err := kernelPackage(ctx, client, release)
@@ -54,6 +49,19 @@ func kernelTime(ctx context.Context, b *bench) (*result, error) {
 	}
 	r.notes = append(r.notes, "wolffia writes the package's archive into its store, as --fsys-tarfile does into a file, and reads all names in it; -x makes a file of each")
 	return r, nil
+}
+
+// archive is the host's mirror, with a store of its own in a new folder.
+func archive(dir string) (*debian.Client, *store.Store, error) {
+	st, err := store.Open(store.Options{Dir: dir})
+	if err != nil {
+		return nil, nil, err
+	}
+	mirror, err := debian.FindMirror(debian.MirrorOptions{Env: os.Getenv("WOLFFIA_MIRROR"), AptDir: "/etc/apt"})
+	if err != nil {
+		return nil, nil, err
+	}
+	return debian.New(debian.Options{Store: st, Mirror: mirror, Getenv: os.Getenv, AllowExpired: true}), st, nil
 }
 
 // kernelPackage pins and fetches the package with the kernel itself, alone.

@@ -74,6 +74,7 @@ func benchmarks() []benchmark {
 		{"net-uml", "TCP between a User-Mode Linux guest and the host", []tool{{"iperf3", "iperf3"}, {"slirp4netns", "slirp4netns"}, {"pasta", "passt"}, {"ip", "iproute2"}}, asRoot(netUML, "net-uml")},
 		{"switch", "frames from one VDE client to another", []tool{{"vde_switch", "vde-switch"}}, switchFrames},
 		{"switch-tcp", "TCP between VDE clients", []tool{{"iperf3", "iperf3"}, {"vde_switch", "vde-switch"}, {"vde_plug2tap", "vde2"}, {"ip", "iproute2"}}, asRoot(switchTCP, "switch-tcp")},
+		{"switch-daemon", "TCP between User-Mode Linuxes that plug in themselves", []tool{{"vde_switch", "vde-switch"}}, switchDaemon},
 		{"switch-uml", "TCP between User-Mode Linuxes", []tool{{"vde_switch", "vde-switch"}, {"vde_plug2tap", "vde2"}, {"ip", "iproute2"}}, asRoot(switchUML, "switch-uml")},
 		{"switch-qemu", "TCP between QEMU and a VDE client", []tool{{"iperf3", "iperf3"}, {"vde_switch", "vde-switch"}, {"vde_plug2tap", "vde2"}, {"ip", "iproute2"}, {"qemu-system-x86_64", "qemu-system-x86"}}, asRoot(switchQEMU, "switch-qemu")},
 		{"net-qemu", "TCP between an emulated PC and the host", []tool{{"iperf3", "iperf3"}, {"passt", "passt"}, {"qemu-system-x86_64", "qemu-system-x86"}}, asRoot(netQEMU, "net-qemu")},

@@ -90,9 +90,10 @@ func stockSwitch(ctx context.Context, path string) *exec.Cmd {
 // Words by which this program starts itself, for what has to be a process of its
 // own.
 const (
-	roleSwitch = "vde-switch"
-	roleSend   = "vde-send"
-	roleCount  = "vde-count"
+	roleSwitch  = "vde-switch"
+	roleSend    = "vde-send"
+	roleCount   = "vde-count"
+	roleOldHost = "old-host"
 )
 
 // role is what this program does when it was started by itself.
@@ -104,12 +105,14 @@ func role(ctx context.Context, args []string) error {
 		return sendFrames(ctx, args[1], args[2])
 	case len(args) == 3 && args[0] == roleCount:
 		return countFrames(ctx, args[1], args[2])
+	case len(args) > 1 && args[0] == roleOldHost:
+		return runOnOldHost(args[1:])
 	}
 	return fmt.Errorf("%s wants other arguments", args[0])
 }
 
 func isRole(word string) bool {
-	return word == roleSwitch || word == roleSend || word == roleCount
+	return word == roleSwitch || word == roleSend || word == roleCount || word == roleOldHost
 }
 
 // serveSwitch is wolffia's switch, until ctx or its input ends.

@@ -86,21 +86,29 @@ func (b *bench) umlPair(program switchProgram, g *guest) sampler {
 			return nil, err
 		}
 		defer stopNear()
-		bounded, cancel := context.WithTimeout(ctx, runBound)
-		defer cancel()
-		c := b.onTap(g, iperfPort, smallMTU, "rdinit=/serve", "ADDR="+hostAtGW)
-		server := exec.CommandContext(bounded, c.argv[0], c.argv[1:]...)
-		server.Env, server.Dir, server.WaitDelay = append(os.Environ(), c.env...), c.dir, time.Second
-		if err := far.do(server.Start); err != nil {
-			return nil, err
-		}
-		rates, err := b.guestReport(ctx, b.onTap(g, iperfPort, smallMTU), nil, near.do)
-		if err != nil {
-			cancel()
-		}
-		_ = server.Wait() // it ends after two clients
-		return rates, err
+		return b.measuredPair(ctx, b.onTap(g, iperfPort, smallMTU, serving...), far.do, b.onTap(g, iperfPort, smallMTU), near.do)
 	}
+}
+
+// serving are the parameters of a guest that runs serveInit.
+var serving = []string{"rdinit=/serve", "ADDR=" + hostAtGW}
+
+// measuredPair boots a guest that serves and one that measures, each started by
+// a function, as in its namespace.
+func (b *bench) measuredPair(ctx context.Context, server command, far func(func() error) error, client command, near func(func() error) error) ([]float64, error) {
+	bounded, cancel := context.WithTimeout(ctx, runBound)
+	defer cancel()
+	cmd := exec.CommandContext(bounded, server.argv[0], server.argv[1:]...)
+	cmd.Env, cmd.Dir, cmd.WaitDelay = append(os.Environ(), server.env...), server.dir, time.Second
+	if err := far(cmd.Start); err != nil {
+		return nil, err
+	}
+	rates, err := b.guestReport(ctx, client, nil, near)
+	if err != nil {
+		cancel()
+	}
+	_ = cmd.Wait() // it ends after two clients
+	return rates, err
 }
 
 // plugGuest is a namespace with a tap on a switch, and one for a guest beside it.

@@ -153,11 +153,14 @@ func (n *netns) bridgeTaps(mtu int) error {
 		"link set tap0 master br0"+size+" up", "link set tap1 master br0"+size+" up", "link set br0"+size+" up")
 }
 
+// quietConsoles are the parameters of a guest whose console is its output, and
+// whose serial line is descriptor 3.
+var quietConsoles = []string{"con=null", "con0=null,fd:1", "ssl=null", "ssl0=null,fd:3"}
+
 // onTap is a guest that measures, on tap1 of its namespace; more parameters say
 // otherwise.
 func (b *bench) onTap(g *guest, port string, mtu int, more ...string) command {
-	return g.command(slices.Concat(b.guestEnv(port, "vec0", mtu), g.params, []string{
-		"con=null", "con0=null,fd:1", "ssl=null", "ssl0=null,fd:3",
+	return g.command(slices.Concat(b.guestEnv(port, "vec0", mtu), g.params, quietConsoles, []string{
 		"vec0:transport=tap,ifname=tap1,depth=128,gro=1,mtu=" + strconv.Itoa(mtu),
 	}, more)...)
 }

@@ -8,18 +8,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 
 	"wolffia/internal/host"
+	"wolffia/internal/host/hosttest"
 	"wolffia/internal/kernel"
 	"wolffia/internal/machine"
 	"wolffia/internal/machine/machinetest"
@@ -44,7 +41,9 @@ const umlSuite = "bookworm"
 func TestUML(t *testing.T) {
 	switch {
 	case os.Getenv(withoutXStateEnv) != "":
-		hideXState(t)
+		if err := hosttest.HideXState(); err != nil {
+			t.Fatal(err)
+		}
 	case !slices.Contains(kernel.UMLSuites(host.New().XState()), umlSuite):
 		runWithoutXState(t)
 		return
@@ -83,38 +82,6 @@ func runWithoutXState(t *testing.T) {
 	}
 }
 
-// hideXState has the kernel refuse to give a traced process's extended state to
-// this process and its children, which then do with less: a seccomp filter.
-func hideXState(t *testing.T) {
-	t.Helper()
-	const (
-		ptrace, getRegset, xstate = 101, 0x4204, 0x202 // on amd64
-		number, request, kind     = 0, 16, 32          // where struct seccomp_data has them
-	)
-	load := func(at uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
-	}
-	unless := func(k uint32, skip uint8) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: skip, K: k}
-	}
-	filter := []unix.SockFilter{
-		load(number), unless(ptrace, 5),
-		load(request), unless(getRegset, 3),
-		load(kind), unless(xstate, 1),
-		{Code: unix.BPF_RET, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EIO)},
-		{Code: unix.BPF_RET, K: unix.SECCOMP_RET_ALLOW},
-	}
-	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	runtime.LockOSThread() // the filter needs no_new_privs of the thread that brings it
-	defer runtime.UnlockOSThread()
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		t.Fatal(err)
-	}
-	if r, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog))); errno != 0 || r != 0 {
-		t.Fatal(errno, r)
-	}
-}
-
 // card is a network card that plugs itself in.
 type card struct {
 	name  string // in the guest
@@ -144,9 +111,7 @@ func either(t *testing.T, cards []card) arrival {
 
 func pings(t *testing.T, f machinetest.Fixtures, cards []card) {
 	var init strings.Builder
-	// With less of the processor's state (see hideXState) programs lose the upper
-	// halves of vector registers when a page is missing: they shall not use them.
-	cmdline := []string{"GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-AVX_Fast_Unaligned_Load"}
+	cmdline := []string{hosttest.WithoutAVX}
 	for i, c := range cards {
 		cmdline = append(cmdline, c.param)
 		fmt.Fprintf(&init, "ip addr add 10.%d.0.9/24 dev %s; ip link set %s up mtu %d; ping -c 1 -W 60 -s %d 10.%d.0.2 && echo %s answers\n",
