@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -281,6 +282,7 @@ machines:
 // become ready.
 func TestLabReadiness(t *testing.T) {
 	parallel(t)
+	tshark := tooltest.Require(t, "tshark", "tshark")
 	l := newLab(t, newPerson(t), `
 images:
   base: {packages: [busybox-static, dropbear-bin], deps: elf}
@@ -303,25 +305,42 @@ machines:
 		t.Error(o)
 	}
 	l.file(`
-images: {base: {packages: [busybox-static, dropbear-bin], deps: elf}}
-networks: {lan: }
+images:
+  base: {packages: [busybox-static, dropbear-bin], deps: elf}
+  broken:
+    from: base
+    files: [{path: /etc/wolffia/services/crash, mode: "0755", content: "#!/bin/sh\necho c >/proc/sysrq-trigger\n"}]
+    services: [crash]
+networks: {lan: , bare: {ring: 0}}
 machines:
-  never: {networks: [lan], ready: {port: 81, timeout: 2s}}
-  waits: {networks: [lan], after: [never]}
-  fine: {networks: [lan]}
+  never: {image: base, networks: [lan], ready: {port: 81, timeout: 2s}}
+  waits: {image: base, networks: [lan], after: [never]}
+  fine: {image: base, networks: [lan]}
+  nope: {image: base, networks: [bare], ready: {command: "false", timeout: 2s}}
+  dies: {image: broken, networks: [lan]}
 `)
 	e := l.fails(125, "up")
-	for _, want := range []string{`machine "never" did not come up`, "port 81 took no connection within 2s", `machine "waits" did not come up`, "starts after machine never"} {
+	for _, want := range []string{
+		`machine "never" did not come up`, "port 81 took no connection within 2s", `machine "waits" did not come up`, "starts after machine never",
+		`the command "false" did not end well within 2s`, `machine "dies" did not come up`,
+	} {
 		if !strings.Contains(e, want) {
 			t.Errorf("%q is not in\n%s", want, e)
 		}
 	}
-	saved := regexp.MustCompile(`\S+never\.pcapng`).FindString(e)
-	if info, err := os.Stat(saved); err != nil || info.Size() < 100 {
-		t.Errorf("what passed was not saved: %q: %v", saved, err)
+	// What passed on their cards was kept, where there is something to keep it.
+	for _, name := range []string{"never", "dies"} {
+		saved := regexp.MustCompile(`\S+/` + name + `\.pcapng`).FindString(e)
+		out, err := exec.Command(tshark, "-r", saved, "-T", "fields", "-e", "frame.interface_name").Output()
+		if seen := strings.Fields(string(out)); err != nil || len(seen) == 0 || slices.ContainsFunc(seen, func(s string) bool { return s != name+"/eth0" }) {
+			t.Errorf("what passed was not saved: %q: %v, %v", saved, seen, err)
+		}
+	}
+	if strings.Count(e, ".pcapng") != 2 {
+		t.Errorf("there is nothing of other machines:\n%s", e)
 	}
 	_, machines := l.ps()
-	for name, state := range map[string]string{"never": "failed", "waits": "failed", "fine": "ready"} {
+	for name, state := range map[string]string{"never": "failed", "waits": "failed", "fine": "ready", "nope": "failed", "dies": "failed"} {
 		if machines[name].State != state {
 			t.Errorf("%s: %+v", name, machines[name])
 		}

@@ -426,7 +426,7 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/x-pcapng")
 	if o.Last > 0 {
-		_ = s.h.Lab.Last(w, o)
+		_, _ = s.h.Lab.Last(w, o)
 		return
 	}
 	_ = s.h.Lab.Capture(r.Context(), flushing{w, http.NewResponseController(w)}, o)

@@ -109,11 +109,12 @@ func (l *Lab) CheckCapture(o CaptureOptions) error {
 	return nil
 }
 
-// Last writes what passed in the time o.Last as pcapng.
-func (l *Lab) Last(w io.Writer, o CaptureOptions) error {
+// Last writes what passed in the time o.Last as pcapng, and says how many frames
+// that are.
+func (l *Lab) Last(w io.Writer, o CaptureOptions) (frames int, err error) {
 	c, err := l.look(o)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	// Frames of several networks are in one file, each network in its order.
 	s := capture.Selection{Direction: c.direction, Filter: c.filter, Hosts: c.hosts, Header: c.header, Interface: func(i capture.Interface) bool { return c.port(i.Name) }}
@@ -127,11 +128,13 @@ func (l *Lab) Last(w io.Writer, o CaptureOptions) error {
 		}
 	}
 	for _, r := range rings {
-		if _, err := r.Dump(w, s); err != nil {
-			return err
+		n, err := r.Dump(w, s)
+		frames += n
+		if err != nil {
+			return frames, err
 		}
 	}
-	return nil
+	return frames, nil
 }
 
 // Capture writes what passes from now on as pcapng, until ctx ends, o.Count is
@@ -201,18 +204,18 @@ func (n *network) interfaceOf(name string, mac net.HardwareAddr) capture.Interfa
 	return capture.Interface{Name: name, Description: n.name, MAC: mac}
 }
 
-// saveCapture writes what passed last on the networks of a machine into the
-// lab's folder, and gives the file's path; an empty one where nothing is kept.
+// saveCapture writes what passed last on the cards of a machine into the lab's
+// folder, and gives the file's path. Where no frame is kept it leaves no file, and
+// gives an empty path.
 func (l *Lab) saveCapture(name string) (string, error) {
 	path := filepath.Join(l.cfg.Dir, name+".pcapng")
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return "", fmt.Errorf("save what passed on the networks: %w", err)
+		return "", fmt.Errorf("save what passed on the cards: %w", err)
 	}
-	err = l.Last(f, CaptureOptions{Machine: name})
-	if err = errors.Join(err, f.Close()); err != nil {
-		os.Remove(path)
-		return "", err
+	frames, err := l.Last(f, CaptureOptions{Machine: name})
+	if err = errors.Join(err, f.Close()); err == nil && frames > 0 {
+		return path, nil
 	}
-	return path, nil
+	return "", errors.Join(err, os.Remove(path))
 }

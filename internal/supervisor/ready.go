@@ -165,6 +165,9 @@ func (m *member) becomeReady(ctx context.Context, g *Guest, booted func()) error
 	m.mu.Unlock()
 	err := g.Ready(ctx)
 	booted()
+	if e := (*machine.StartError)(nil); errors.As(err, &e) && ctx.Err() == nil {
+		m.saveFrames(e)
+	}
 	if err != nil {
 		return err
 	}
@@ -193,13 +196,26 @@ func (m *member) becomeReady(ctx context.Context, g *Guest, booted func()) error
 		e.Cause = fmt.Sprintf("the command %q did not end well within %v", want.Command, timeout)
 	}
 	e.Fix = "see what the machine says: wolffia logs " + m.name
+	m.saveFrames(e)
+	return e
+}
+
+// saveFrames keeps what passed on the cards of a machine that did not become ready,
+// and has its report say where that is.
+func (m *member) saveFrames(e *machine.StartError) {
+	var where string
 	switch path, err := m.lab.saveCapture(m.name); {
 	case err != nil:
-		e.Fix += fmt.Sprintf("; what passed on its networks is lost: %v", err)
+		where = fmt.Sprintf("what passed on its cards is lost: %v", err)
 	case path != "":
-		e.Fix += "; and what passed on its networks: " + path
+		where = "what passed on its cards is in " + path
+	default:
+		return
 	}
-	return e
+	if e.Fix != "" {
+		where = e.Fix + "; " + where
+	}
+	e.Fix = where
 }
 
 // checkEvery is how often a machine is looked at that is to become ready.
