@@ -297,8 +297,20 @@ machines:
   first: {image: server, networks: [lan], ready: {port: 80}}
 `)
 	l.do("up")
-	// Each began when the one before was ready, so it has been up for less.
+	// Each began when the one before was ready, which took that one a second's sleep.
+	began := func(machine string) (earliest, latest time.Time) {
+		asked := time.Now()
+		up, err := time.ParseDuration(strings.Fields(l.in(machine, "cat /proc/uptime"))[0] + "s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return asked.Add(-up), time.Now().Add(-up)
+	}
 	for _, pair := range [][2]string{{"first", "middle"}, {"middle", "last"}} {
+		before, _ := began(pair[0])
+		if _, after := began(pair[1]); after.Sub(before) < time.Second {
+			t.Errorf("%s began %v after %s", pair[1], after.Sub(before), pair[0])
+		}
 		l.in(pair[1], "ping -c 1 -W 5 "+pair[0])
 	}
 	if o := l.run(t, call{dir: l.dir}, "down", "-q"); o.out+o.err != "" {
