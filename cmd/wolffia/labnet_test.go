@@ -188,7 +188,7 @@ machines:
 // as tshark reads it.
 func TestLabCapture(t *testing.T) {
 	parallel(t)
-	tshark := tooltest.Require(t, "tshark", "tshark")
+	tshark, tcpdump := tooltest.Require(t, "tshark", "tshark"), tooltest.Require(t, "tcpdump", "tcpdump")
 	p := newPerson(t)
 	l := newLab(t, p, small+`
 networks: {lan: }
@@ -205,30 +205,47 @@ machines:
 		}
 		return string(out)
 	}
-	live := l.start(t, call{dir: l.dir}, "capture", "lan", "-w", "live.pcapng", "-c", "40", "icmp and host bert")
-	limit := time.Now().Add(patience)
-	for {
-		l.in("anna", "ping -4 -c 10 -i 0.01 -W 1 bert >/dev/null || true")
-		select {
-		case <-live.ended:
-		default:
-			if time.Now().Before(limit) {
-				continue
-			}
+	// kinds counts the frames that differ in what they came by, what became of them,
+	// and what they say.
+	kinds := func(file string) map[string]int {
+		seen := map[string]int{}
+		for row := range strings.Lines(read(file, "-T", "fields", "-e", "frame.interface_name", "-e", "frame.comment", "-e", "icmp.type")) {
+			seen[strings.TrimSuffix(row, "\n")]++
 		}
-		break
+		return seen
 	}
-	if status := live.end(t); status != 0 {
-		t.Fatal(live.err)
+	live := l.start(t, call{dir: l.dir}, "capture", "lan", "-w", "live.pcapng", "-c", "40", "icmp and host bert")
+	own := l.start(t, call{dir: l.dir}, "capture", "anna", "-w", "own.pcapng", "-c", "20", "icmp")
+	shown := l.start(t, call{dir: l.dir}, "capture", "lan", "-c", "3", "icmp")
+	piped := l.start(t, call{dir: l.dir, wrap: []string{"sh", "-c", `"$0" "$@" | ` + tcpdump + " -n -r -"}}, "capture", "lan", "-c", "5", "-w", "-", "icmp")
+	for _, r := range []*running{live, own, shown, piped} {
+		eventually(t, patience, "a capture has its frames", func() bool {
+			l.in("anna", "ping -4 -c 10 -i 0.01 -W 1 bert >/dev/null || true")
+			select {
+			case <-r.ended:
+				return true
+			default:
+				return false
+			}
+		})
+		if status := r.end(t); status != 0 {
+			t.Fatal(r.err)
+		}
 	}
-	rows := strings.Split(strings.TrimSpace(read("live.pcapng", "-T", "fields", "-e", "frame.interface_name", "-e", "frame.comment", "-e", "icmp.type")), "\n")
-	seen := map[string]int{}
-	for _, r := range rows {
-		seen[r]++
+	for r, frames := range map[*running]int{shown: 3, piped: 5} {
+		if out := r.out.String(); strings.Count(out, "\n") != frames || strings.Count(out, " ICMP echo re") != frames {
+			t.Errorf("%d frames were to be shown, and it says %q", frames, out)
+		}
+	}
+	// Of a machine, what passes its own card, both ways.
+	if seen := kinds("own.pcapng"); seen["anna/eth0\t\t8"] == 0 || seen["anna/eth0\t\t0"] == 0 || len(seen) != 2 {
+		t.Errorf("%v", seen)
 	}
 	// Requests enter at anna's card and answers at bert's; what is lost is lost
 	// on bert's link.
-	if len(rows) != 40 || seen["anna/eth0\t\t8"] == 0 || seen["bert/eth0\t\t0"] == 0 || seen["bert/eth0\tdropped: loss\t8"] == 0 || len(seen) != 3 {
+	seen := kinds("live.pcapng")
+	requests, answers, lost := seen["anna/eth0\t\t8"], seen["bert/eth0\t\t0"], seen["bert/eth0\tdropped: loss\t8"]
+	if requests+answers+lost != 40 || requests == 0 || answers == 0 || lost == 0 || len(seen) != 3 {
 		t.Errorf("%v", seen)
 	}
 	// What has passed already, of one machine: both ways.
@@ -237,6 +254,15 @@ machines:
 	names := read("last.pcapng", "-Y", "dns.qry.name == gateway.lan", "-T", "fields", "-e", "dns.flags.response", "-e", "frame.interface_name")
 	if !strings.Contains(names, "0\tanna/eth0") && !strings.Contains(names, "False\tanna/eth0") || !strings.Contains(names, "1\tanna/eth0") && !strings.Contains(names, "True\tanna/eth0") {
 		t.Errorf("%q", names)
+	}
+	// What is older than what is asked for is left out.
+	asked := func(last string) string {
+		l.do("capture", "anna", "--last", last, "-w", "asked.pcapng", "icmp and host gateway")
+		return read("asked.pcapng")
+	}
+	eventually(t, patience, "what was there is not in the last second", func() bool { return asked("1s") == "" })
+	if asked("10m") == "" {
+		t.Error("what is older than a second is gone")
 	}
 	// Who reads it no more ends it, though nothing comes that would show that.
 	for _, args := range [][]string{{"capture", "lan", "-w", "-", "host 192.0.2.1"}, {"logs", "anna", "--follow"}} {
