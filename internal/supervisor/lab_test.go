@@ -382,6 +382,28 @@ func TestRebootLoop(t *testing.T) {
 	}
 }
 
+// TestPowerOff: a machine that powers off by itself stays down, also where it would be
+// started again had it failed.
+func TestPowerOff(t *testing.T) {
+	for _, text := range []string{"{networks: []}", "{networks: [], restart: on-failure}"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newPuppets()
+			b.live = func(p *puppet) { p.end(machine.Exit{Clean: true}) }
+			l := play(t, b)
+			l.Apply(context.Background(), parse(t, "networks: {lan: {gateway: none}}\nmachines: {anna: "+text+"}\n"))
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if _, n := b.last("anna"); n != 1 {
+				t.Errorf("%s: %d lives", text, n)
+			}
+			if got := states(l); got != "anna stopped" {
+				t.Errorf("%s: %s", text, got)
+			}
+			l.Close(context.Background())
+		})
+	}
+}
+
 // TestNetworksThatFail: after a file whose networks could not be made, going back
 // to the one before, or leaving out a network, failed or did nothing.
 func TestNetworksThatFail(t *testing.T) {
