@@ -393,6 +393,7 @@ func TestLabKilled(t *testing.T) {
 	}
 	l.do("up")
 	l.in("anna", "ping -c 1 -W 5 carl")
+	l.comesBack("carl")
 	l.do("down")
 	l.fails(1, "down")
 }
@@ -500,6 +501,16 @@ func TestLabAccess(t *testing.T) {
 	if o := named.try(t, call{dir: l.dir, program: ssh}, "-F", "conf", "anna", "echo again"); o.out != "again\n" {
 		t.Error(o)
 	}
+	// A login has a terminal, and the shell's status; a command has its own.
+	login := l.atTerminalIn(t, l.dir, "ssh", "anna")
+	login.out.expect(t, "anna:~# ")
+	login.write(t, "tty; stty size\r")
+	login.out.expect(t, `/dev/pts/\d+\r\n30 100\r\n`)
+	login.write(t, "exit 3\r")
+	login.left(t, 3)
+	if o := l.try(t, call{dir: l.dir}, "ssh", "anna", "--", "sh", "-c", "exit 7"); o.status != 7 {
+		t.Error(o)
+	}
 	// Two look at one console, and a log is followed.
 	x, y := l.atTerminalIn(t, l.dir, "console", "anna"), l.atTerminalIn(t, l.dir, "console", "anna")
 	log := l.start(t, call{dir: l.dir}, "logs", "-F", "anna")
@@ -513,6 +524,23 @@ func TestLabAccess(t *testing.T) {
 	y.out.expect(t, "still 2 here")
 	y.write(t, "\x1dq")
 	y.left(t, 0)
+	l.comesBack("anna")
+}
+
+// comesBack leaves a machine's console and attaches to it again, which shows what was
+// said last, and goes on.
+func (l *lab) comesBack(machine string) {
+	l.t.Helper()
+	said := ""
+	for _, word := range []string{"before", "after"} {
+		x := l.atTerminalIn(l.t, l.dir, "console", machine)
+		x.out.expect(l.t, said)
+		said = word + " 2 shells"
+		x.write(l.t, "echo "+word+" $((1+1)) shells\r")
+		x.out.expect(l.t, said)
+		x.write(l.t, "\x1dq")
+		x.left(l.t, 0)
+	}
 }
 
 // TestLabPrivate: a lab's supervisor answers nobody but its owner and root.
