@@ -221,24 +221,27 @@ machines:
 // touched.
 func TestLabApply(t *testing.T) {
 	parallel(t)
-	l := newLab(t, newPerson(t), small+`
+	p := newPerson(t)
+	images := small + "  filed: {from: base, files: [{path: /etc/filed, from: ./filed}]}\n"
+	l := newLab(t, p, images+`
 networks: {lan: }
 machines:
-  anna: {networks: [lan]}
-  bert: {networks: [lan]}
-  carl: {networks: [lan]}
+  anna: {image: base, networks: [lan]}
+  bert: {image: base, networks: [lan]}
+  carl: {image: base, networks: [lan]}
 `)
+	p.write(t, filepath.Join(l.dir, "filed"), "old\n")
 	l.do("up")
 	for _, m := range []string{"anna", "bert"} {
 		l.in(m, "echo 1 >/root/life")
 	}
 	port := freePort(t)
-	l.file(small + fmt.Sprintf(`
+	l.file(images + fmt.Sprintf(`
 networks: {lan: }
 machines:
-  anna: {networks: [lan], forwards: ["%d:80"]}
-  bert: {networks: [lan], memory: 96M}
-  dora: {networks: [lan], after: [anna]}
+  anna: {image: base, networks: [lan], forwards: ["%d:80"]}
+  bert: {image: base, networks: [lan], memory: 96M}
+  dora: {image: filed, networks: [lan], after: [anna]}
 `, port))
 	plan := l.do("up", "--dry-run")
 	want := "stop machine carl\nchange machine anna: forwards\nrestart machine bert: memory\nstart machine dora\n"
@@ -267,6 +270,17 @@ machines:
 	}
 	if plan := l.do("up", "--dry-run"); !strings.Contains(plan, "nothing") {
 		t.Errorf("still to do: %s", plan)
+	}
+	// So do the files that an image is made of.
+	boot := l.in("anna", "cat /proc/sys/kernel/random/boot_id")
+	p.write(t, filepath.Join(l.dir, "filed"), "new\n")
+	was := l.in("dora", "cat /etc/filed")
+	l.do("up")
+	if is := l.in("dora", "cat /etc/filed"); was != "old\n" || is != "new\n" {
+		t.Errorf("%q became %q", was, is)
+	}
+	if again := l.in("anna", "cat /proc/sys/kernel/random/boot_id"); again != boot {
+		t.Error("anna was restarted")
 	}
 	// A mistake changes nothing.
 	l.file(small + "networks: {lan: }\nmachines: {anna: {networks: [lna]}}\n")
