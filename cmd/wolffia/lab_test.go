@@ -207,6 +207,9 @@ machines:
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
+	if out := l.do("logs"); !regexp.MustCompile(`(?m)^\S+ \S+ warn lab carl: machine carl died: .*; it is started again in 1s$`).MatchString(out) {
+		t.Errorf("the supervisor's log does not tell: %s", out)
+	}
 	l.in("carl", "ping -c 1 -W 5 anna")
 	sending.Wait()
 	if status := listening.end(t); status != 0 {
