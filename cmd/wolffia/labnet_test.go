@@ -191,9 +191,9 @@ func TestLabCapture(t *testing.T) {
 	tshark, tcpdump := tooltest.Require(t, "tshark", "tshark"), tooltest.Require(t, "tcpdump", "tcpdump")
 	p := newPerson(t)
 	l := newLab(t, p, small+`
-networks: {lan: }
+networks: {lan: , side: {subnet: 10.7.0.0/24, gateway: none}}
 machines:
-  anna: {networks: [lan]}
+  anna: {networks: [lan, side]}
   bert: {networks: [{network: lan, in: loss 30% seed 3}]}
 `)
 	l.do("up")
@@ -255,14 +255,19 @@ machines:
 	if !strings.Contains(names, "0\tanna/eth0") && !strings.Contains(names, "False\tanna/eth0") || !strings.Contains(names, "1\tanna/eth0") && !strings.Contains(names, "True\tanna/eth0") {
 		t.Errorf("%q", names)
 	}
-	// What is older than what is asked for is left out.
+	// A machine with two networks has the frames of both in one file. What is older
+	// than what is asked for is left out.
+	l.in("anna", "! ping -c 1 -W 1 10.7.0.99")
 	asked := func(last string) string {
-		l.do("capture", "anna", "--last", last, "-w", "asked.pcapng", "icmp and host gateway")
-		return read("asked.pcapng")
+		l.do("capture", "anna", "--last", last, "-w", "asked.pcapng", "(icmp and host gateway) or (arp and host 10.7.0.99)")
+		return read("asked.pcapng", "-T", "fields", "-e", "frame.interface_name", "-e", "_ws.col.Protocol")
+	}
+	if out := asked("10m"); !strings.Contains(out, "anna/eth0\tICMP\n") || !strings.Contains(out, "anna/eth1\tARP\n") {
+		t.Errorf("%q", out)
 	}
 	eventually(t, patience, "what was there is not in the last second", func() bool { return asked("1s") == "" })
-	if asked("10m") == "" {
-		t.Error("what is older than a second is gone")
+	if out := asked("10m"); !strings.Contains(out, "anna/eth0\tICMP\n") {
+		t.Errorf("what is older than a second is gone: %q", out)
 	}
 	// Who reads it no more ends it, though nothing comes that would show that.
 	for _, args := range [][]string{{"capture", "lan", "-w", "-", "host 192.0.2.1"}, {"logs", "anna", "--follow"}} {

@@ -116,7 +116,6 @@ func (l *Lab) Last(w io.Writer, o CaptureOptions) (frames int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	// Frames of several networks are in one file, each network in its order.
 	s := capture.Selection{Direction: c.direction, Filter: c.filter, Hosts: c.hosts, Header: c.header, Interface: func(i capture.Interface) bool { return c.port(i.Name) }}
 	if o.Last > 0 {
 		s.Since = time.Now().Add(-o.Last)
@@ -127,14 +126,7 @@ func (l *Lab) Last(w io.Writer, o CaptureOptions) (frames int, err error) {
 			rings = append(rings, r)
 		}
 	}
-	for _, r := range rings {
-		n, err := r.Dump(w, s)
-		frames += n
-		if err != nil {
-			return frames, err
-		}
-	}
-	return frames, nil
+	return capture.Dump(w, s, rings...)
 }
 
 // Capture writes what passes from now on as pcapng, until ctx ends, o.Count is

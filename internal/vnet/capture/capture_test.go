@@ -375,7 +375,7 @@ func TestRingKeepsTheNewest(t *testing.T) {
 		t.Fatalf("%+v", s)
 	}
 	var out bytes.Buffer
-	n, err := r.Dump(&out, Selection{})
+	n, err := Dump(&out, Selection{}, r)
 	if err != nil || n != s.Frames {
 		t.Fatalf("%d frames of %d, %v", n, s.Frames, err)
 	}
@@ -396,11 +396,11 @@ func TestRingKeepsTheNewest(t *testing.T) {
 		}
 	}
 	out.Reset()
-	n, err = r.Dump(&out, Selection{
+	n, err = Dump(&out, Selection{
 		Since: epoch.Add(4900 * time.Second), Filter: parse(t, "udp and less 300"),
 		Interface: func(i Interface) bool { return i.Name == "bob/eth0" },
 		Hosts:     []Host{{Name: "alice", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}},
-	})
+	}, r)
 	wanted := 0
 	for i := 4900; i < 5000; i++ {
 		if i%3 == 0 && 60+i%900 <= 300 {
@@ -411,6 +411,27 @@ func TestRingKeepsTheNewest(t *testing.T) {
 	if err != nil || n != wanted || kinds[enhancedPacket] != n || kinds[interfaceDescription] != 1 || kinds[interfaceStatistics] != 1 || kinds[nameResolution] != 1 {
 		t.Errorf("%d frames, want %d; %v; %v", n, wanted, kinds, err)
 	}
+}
+
+// TestRingsInOneFile: each ring had a section of its own, and tshark took the
+// interfaces of the second one for those of the first.
+func TestRingsInOneFile(t *testing.T) {
+	lan, far := NewRing(RingOptions{}), NewRing(RingOptions{Snaplen: 300})
+	first, second := lan.Interface(alice), far.Interface(Interface{Name: "alice/eth1", Description: "far"})
+	first.Observe(seen(time.Second, false, "", 61))
+	second.Observe(seen(2*time.Second, false, "loss", 1000))
+	first.Observe(seen(3*time.Second, true, "", 63))
+	second.Observe(seen(4*time.Second, true, "", 64))
+	var out bytes.Buffer
+	n, err := Dump(&out, Selection{}, lan, far)
+	want := "alice/eth0|61|\nalice/eth1|1000|dropped: loss\nalice/eth0|63|\nalice/eth1|64|\n"
+	if got := fields(t, out.Bytes(), "frame.interface_name", "frame.len", "frame.comment"); got != want || n != 4 || err != nil {
+		t.Errorf("%d frames, %v:\n%s", n, err, got)
+	}
+	if kinds := count(t, out.Bytes()); kinds[sectionHeader] != 1 || kinds[interfaceDescription] != 2 || kinds[interfaceStatistics] != 2 {
+		t.Errorf("%v", kinds)
+	}
+	tool(t, out.Bytes(), "tcpdump", "tcpdump", "-n", "-r", "-")
 }
 
 func TestRingDoesNotAllocate(t *testing.T) {
@@ -444,7 +465,7 @@ func TestRingAndLiveWithEverythingAtOnce(t *testing.T) {
 		dumps.Go(func() {
 			for range 20 {
 				var dump bytes.Buffer
-				n, err := r.Dump(&dump, Selection{})
+				n, err := Dump(&dump, Selection{}, r)
 				if got := count(t, dump.Bytes())[enhancedPacket]; err != nil || got != n {
 					t.Errorf("%d frames, the file has %d; %v", n, got, err)
 				}
@@ -535,7 +556,7 @@ func BenchmarkDump(b *testing.B) {
 	}
 	f := parse(b, "udp port 53")
 	for b.Loop() {
-		if _, err := r.Dump(io.Discard, Selection{Filter: f}); err != nil {
+		if _, err := Dump(io.Discard, Selection{Filter: f}, r); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -14,7 +14,7 @@
 //
 //	ring := capture.NewRing(capture.RingOptions{})
 //	link.Observe(ring.Interface(capture.Interface{Name: "alice/eth0", Description: "lan"}))
-//	frames, err := ring.Dump(file, capture.Selection{Since: time.Now().Add(-time.Minute)})
+//	frames, err := capture.Dump(file, capture.Selection{Since: time.Now().Add(-time.Minute)}, ring)
 //
 // In a file, each interface is a machine's card, inbound and outbound are seen
 // from that machine, and a frame that the link dropped says why in a comment

@@ -113,64 +113,102 @@ type Selection struct {
 	Hosts     []Host               // names for the file
 }
 
-// Dump writes the frames that the ring holds when it is called, in the order
-// of their times, and says how many. The network does not wait for it: the
-// frames are copied first, in steps, which takes as much memory again until
-// Dump returns.
-func (r *Ring) Dump(w io.Writer, s Selection) (frames int, err error) {
-	c := r.copy(s)
+// Dump writes the frames that rings hold when it is called, in the order of
+// their times, and says how many. The networks do not wait for it: the frames
+// are copied first, in steps, which takes as much memory again until Dump
+// returns.
+func Dump(w io.Writer, s Selection, rings ...*Ring) (frames int, err error) {
+	var all []*contents
+	snaplen := 0
+	for _, r := range rings {
+		all = append(all, r.copy(s))
+		snaplen = max(snaplen, r.snaplen)
+	}
 	if s.Header.Snaplen <= 0 {
-		s.Header.Snaplen = r.snaplen
+		s.Header.Snaplen = snaplen
 	}
 	out := NewWriter(w, s.Header)
 	// What Flush would return comes with the last call.
 	_ = out.AddHosts(s.Hosts)
-	numbers := make([]int, len(c.names.interfaces))
-	statistics := make([]Statistics, len(c.names.interfaces))
-	for at, i := range c.names.interfaces {
-		if numbers[at] = -1; c.wanted[at] {
-			if numbers[at], err = out.AddInterface(i); err != nil {
-				return 0, err
-			}
-			statistics[at] = Statistics{Interface: numbers[at], Start: s.Since, End: c.end}
+	for _, c := range all {
+		if err := c.describe(out, s.Since); err != nil {
+			return 0, err
 		}
 	}
-	for i := range c.records {
-		f := &c.records[i]
-		count := &statistics[f.at]
+	for c := oldest(all); c != nil; c = oldest(all) {
+		f := &c.records[0]
+		c.records = c.records[1:]
+		count := &c.statistics[f.at]
 		count.Received++
 		if !s.Filter.Match(filter.Packet{Data: f.data, Length: f.length, In: f.in}) {
 			continue
 		}
 		count.Accepted++
 		p := f.packet(&c.names)
-		p.Interface = numbers[f.at]
+		p.Interface = count.Interface
 		if err := out.WritePacket(p); err != nil {
 			return frames, err
 		}
 		frames++
 	}
-	for at := range statistics {
-		if !c.wanted[at] {
-			continue
-		}
-		if c.missed > 0 {
-			statistics[at].Comment = fmt.Sprintf("%d frames went while the ring was copied", c.missed)
-		}
-		if err := out.WriteStatistics(statistics[at]); err != nil {
+	for _, c := range all {
+		if err := c.close(out); err != nil {
 			return frames, err
 		}
 	}
 	return frames, out.Flush()
 }
 
+// oldest is which of them has the frame that comes next; nil when none has any.
+func oldest(all []*contents) (first *contents) {
+	for _, c := range all {
+		if len(c.records) > 0 && (first == nil || c.records[0].time < first.records[0].time) {
+			first = c
+		}
+	}
+	return first
+}
+
 // contents are a copy of what a ring held, as far as it was wanted.
 type contents struct {
-	names   names
-	wanted  []bool // by interface
-	records []record
-	missed  uint64    // records that went before they were copied
-	end     time.Time // of the newest
+	names      names
+	wanted     []bool // by interface
+	records    []record
+	missed     uint64       // records that went before they were copied
+	end        time.Time    // of the newest
+	statistics []Statistics // by interface
+}
+
+// describe writes the interfaces that are wanted.
+func (c *contents) describe(out *Writer, since time.Time) error {
+	c.statistics = make([]Statistics, len(c.names.interfaces))
+	for at, i := range c.names.interfaces {
+		if !c.wanted[at] {
+			continue
+		}
+		number, err := out.AddInterface(i)
+		if err != nil {
+			return err
+		}
+		c.statistics[at] = Statistics{Interface: number, Start: since, End: c.end}
+	}
+	return nil
+}
+
+// close writes what was counted of those interfaces.
+func (c *contents) close(out *Writer) error {
+	for at := range c.statistics {
+		if !c.wanted[at] {
+			continue
+		}
+		if c.missed > 0 {
+			c.statistics[at].Comment = fmt.Sprintf("%d frames went while the ring was copied", c.missed)
+		}
+		if err := out.WriteStatistics(c.statistics[at]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // copyStep is how many bytes of frames are copied with the ring's lock held.
