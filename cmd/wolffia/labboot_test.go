@@ -35,7 +35,8 @@ func bootSector(line string) string {
 }
 
 // TestLabNetworkBoot boots a PC from a lab's network: QEMU as anybody starts it,
-// whose card asks by DHCP and fetches its file by TFTP. A machine of the lab gets
+// whose card asks by DHCP, gets the address that is reserved for it, and fetches its
+// file by TFTP. A machine of the lab gets
 // the same answers, and others when the file changes, while who has plugged in
 // stays.
 func TestLabNetworkBoot(t *testing.T) {
@@ -44,7 +45,8 @@ func TestLabNetworkBoot(t *testing.T) {
 	file := small + `
 networks:
   lan:
-    dhcp: {first: 10.0.2.100, boot-file: pc/hello.0, tftp: ./tftp, options: {ntp-servers: 10.0.2.9 10.0.2.10, 224: hello}}
+    dhcp: {first: 10.0.2.100, boot-file: pc/hello.0, tftp: ./tftp, options: {ntp-servers: 10.0.2.9 10.0.2.10, 224: hello},
+      reservations: [{mac: "02:00:00:00:00:05", address: 10.0.2.77, name: pc}]}
     plugs: [stream: ./lan.stream, vde-switch: ./lan.vde]
 machines:
   anna: {networks: [lan]}
@@ -58,21 +60,27 @@ machines:
 	program := bootSector("booted from the network\r\n")
 	l.write(t, filepath.Join(l.folder(t, "lab/tftp/pc"), "hello.0"), program)
 	l.do("up")
-	pc := l.start(t, call{dir: l.dir, program: qemu}, strings.Fields(`-M pc -accel tcg -m 32 -nodefaults -no-user-config -display none -serial stdio
+	pc := l.start(t, call{dir: l.dir, program: qemu}, strings.Fields(`-M pc,graphics=off -accel tcg -m 32 -nodefaults -no-user-config -display none -serial stdio
 		-boot n -netdev stream,id=net,server=off,addr.type=unix,addr.path=./lan.stream -device virtio-net-pci,netdev=net,mac=02:00:00:00:00:05
 		-device isa-debug-exit,iobase=0xf4,iosize=4`)...)
 	ask := "printf '#!/bin/sh\\n[ $1 = deconfig ] || env\\n' >/tmp/show; chmod +x /tmp/show; udhcpc -f -n -q -i eth0 -O ntpsrv -O 224 -s /tmp/show"
-	out := l.in("anna", ask+"; tftp -g -r pc/hello.0 -l /tmp/got 10.0.2.2; sha256sum /tmp/got; ! tftp -g -r ../wolffia.yaml -l /tmp/out 10.0.2.2")
+	out := l.in("anna", ask+"; nslookup -type=a pc 10.0.2.3; tftp -g -r pc/hello.0 -l /tmp/got 10.0.2.2; sha256sum /tmp/got; ! tftp -g -r ../wolffia.yaml -l /tmp/out 10.0.2.2")
 	for _, want := range []string{
-		"boot_file=pc/hello.0\n", "siaddr=10.0.2.2\n", "ip=10.0.2.15\n", "ntpsrv=10.0.2.9 10.0.2.10\n", fmt.Sprintf("opt224=%x\n", "hello"),
+		"boot_file=pc/hello.0\n", "siaddr=10.0.2.2\n", "ip=10.0.2.15\n", "Name:\tpc\nAddress: 10.0.2.77\n", "ntpsrv=10.0.2.9 10.0.2.10\n", fmt.Sprintf("opt224=%x\n", "hello"),
 		fmt.Sprintf("%x  /tmp/got\n", sha256.Sum256([]byte(program))),
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in %s", want, out)
 		}
 	}
-	if status := pc.end(t); status != 33 || !strings.Contains(pc.out.String(), "booted from the network") {
-		t.Errorf("status %d\n%s%s", status, pc.out, pc.err)
+	if status := pc.end(t); status != 33 {
+		t.Errorf("status %d\n%s", status, pc.err)
+	}
+	// What the PC's firmware says, which without graphics is on the serial port, too.
+	for _, want := range []string{"net0: 10.0.2.77/255.255.255.0 gw 10.0.2.2\r\n", "booted from the network"} {
+		if !strings.Contains(pc.out.String(), want) {
+			t.Errorf("%q is not in %s", want, pc.out)
+		}
 	}
 
 	s, _ := p.plug(t, filepath.Join(l.dir, "lan.vde"), host(50))

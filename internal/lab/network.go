@@ -38,11 +38,14 @@ type DHCP struct {
 	BootFile    string            // its name there
 	TFTP        string            // folder of the host that the gateway serves by TFTP
 	Options     map[string]string // further options, by their numbers or names
+
+	Reservations []Reservation // of what is not of the lab
 }
 
 // given says whether anything but an address for each machine is asked for.
 func (c DHCP) given() bool {
-	return c.First.IsValid() || c.Last.IsValid() || c.NextServer.IsValid() || c.BootFile != "" || c.TFTP != "" || len(c.Options) > 0
+	return c.First.IsValid() || c.Last.IsValid() || c.NextServer.IsValid() || c.BootFile != "" || c.TFTP != "" || len(c.Options) > 0 ||
+		len(c.Reservations) > 0
 }
 
 // Route is a way to other networks.
@@ -151,6 +154,8 @@ func dhcpKeys() []key[DHCP] {
 		{"options", "Further options, by their numbers or names, such as 42 or ntp-servers: text, addresses with blanks between, or bytes as in 0x0102.",
 			shape{"type": "object", "additionalProperties": shape{"type": []string{"string", "integer", "boolean"}}},
 			func(d *decoder, n ast.Node, c *DHCP) { c.Options = d.dhcpOptions(n) }},
+		{"reservations", "Addresses of cards that no machine of the lab has: those of what is plugged in.", listShape(objectShape(reservationKeys())),
+			func(d *decoder, n ast.Node, c *DHCP) { c.Reservations = d.reservations(n) }},
 	}
 }
 

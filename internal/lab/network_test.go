@@ -1,7 +1,9 @@
 package lab
 
 import (
+	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -87,6 +89,55 @@ machines:
 	} {
 		if _, err := parse(to); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("to %s: %v\nwant %s", to, err, want)
+		}
+	}
+}
+
+func TestReservations(t *testing.T) {
+	const text = `
+networks:
+  lan: {dhcp: {reservations: [{mac: "02:00:00:00:00:05", address: 10.0.2.77, name: pc}, {mac: "02:00:00:00:00:06", address: 10.0.2.78}]},
+    vlans: {10: {subnet: 10.10.0.0/24, dhcp: {reservations: [{mac: "02:00:00:00:00:05", address: 10.10.0.77, name: pc}]}}, 20: {subnet: 10.20.0.0/24, gateway: none}}}
+machines:
+  a: {networks: [{network: lan, mac: "02:00:00:00:00:0a", address: 10.0.2.50}]}
+  b: {networks: [{network: lan, mac: "02:00:00:00:00:0b", address: none}]}
+`
+	s, err := Parse("f", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lan := s.Networks["lan"]
+	for _, c := range []struct{ got, want any }{
+		{lan.DHCP.Reservations, []Reservation{
+			{net.HardwareAddr{2, 0, 0, 0, 0, 5}, netip.MustParseAddr("10.0.2.77"), "pc"},
+			{net.HardwareAddr{2, 0, 0, 0, 0, 6}, netip.MustParseAddr("10.0.2.78"), ""}}},
+		{lan.VLANs[10].DHCP.Reservations, []Reservation{{net.HardwareAddr{2, 0, 0, 0, 0, 5}, netip.MustParseAddr("10.10.0.77"), "pc"}}},
+	} {
+		if !reflect.DeepEqual(c.got, c.want) {
+			t.Errorf("%v, want %v", c.got, c.want)
+		}
+	}
+	for _, c := range []struct{ old, new, want string }{
+		{`02:00:00:00:00:06`, `02:00:00:00:00:0b`, ""}, // a machine's card that sets itself up
+		{`02:00:00:00:00:06`, `03:00:00:00:00:06`, `f:3:95: "03:00:00:00:00:06" is no hardware address of a card`},
+		{`02:00:00:00:00:06`, `02:00:00:00:00:05`, `f:3:95: two reservations are of 02:00:00:00:00:05`},
+		{`02:00:00:00:00:06`, `02:00:00:00:00:0a`, `f:3:95: 02:00:00:00:00:0a is machine "a"'s; reserve its address there: networks: [{network: lan, address: 10.0.2.78}]`},
+		{`10.0.2.78`, `10.0.2.77`, `f:3:125: two reservations are of 10.0.2.77`},
+		{`10.0.2.78`, `10.0.2.50`, `f:3:125: 10.0.2.50 is machine "a"'s`},
+		{`10.0.2.78`, `10.0.2.3`, `f:3:125: 10.0.2.3 belongs to the gateway of network "lan"`},
+		{`10.0.2.78`, `10.0.2.255`, `f:3:125: 10.0.2.255 is no address of a machine on network "lan", 10.0.2.0/24`},
+		{`10.0.2.78`, `"fd00:1::5"`, `f:3:125: "fd00:1::5" is no IPv4 address`},
+		{`10.10.0.77`, `10.0.2.79`, `f:4:98: 10.0.2.79 is no address of a machine on network "lan.10", 10.10.0.0/24`},
+		{`10.0.2.78}`, `10.0.2.78, name: pc}`, `f:3:142: two reservations are called "pc"`},
+		{`name: pc`, `name: b`, `f:3:84: "b" is a machine`},
+		{`name: pc`, `name: dns`, `f:3:84: "dns" is the gateway's name`},
+		{`name: pc`, `name: PC`, `f:3:84: name "PC": a name is 1 to 63 lower-case letters`},
+		{`, address: 10.0.2.78`, ``, `f:3:89: a reservation needs the hardware address of a card (mac) and an address (address)`},
+		{`20.0.0/24, gateway: none`, `20.0.0/24, gateway: none, dhcp: {reservations: [{mac: "02:00:00:00:00:05", address: 10.20.0.7}]}`, `f:4:172: network "lan.20" has no gateway to answer DHCP`},
+	} {
+		_, err := Parse("f", []byte(strings.Replace(text, c.old, c.new, 1)))
+		if (err == nil) != (c.want == "") || err != nil && !strings.HasPrefix(err.Error(), c.want) {
+			t.Errorf("%s: %v\nwant %s", c.new, err, c.want)
 		}
 	}
 }

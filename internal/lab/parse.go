@@ -122,6 +122,7 @@ func (s *Spec) complete(at *places) {
 		at.fail([]string{"machines", cycle[0], "after"}, 0, "machines wait for each other: %s", strings.Join(cycle, " after "))
 	}
 	s.checkAddresses(at)
+	s.checkReservations(at)
 	if len(s.Machines) == 0 {
 		for _, name := range s.ImageNames() {
 			s.Machines[name] = s.Throwaway(name)
@@ -182,15 +183,19 @@ func (s *Spec) completeMachine(m *Machine, at *places) {
 	}
 }
 
+// path leads to a key of a segment of the network.
+func (n *Network) path(g Segment, key ...string) []string {
+	path := []string{"networks", n.Name}
+	if g.VLAN != 0 {
+		path = append(path, "vlans", strconv.Itoa(g.VLAN))
+	}
+	return append(path, key...)
+}
+
 // checkNetwork holds what a network says of machines against them.
 func (s *Spec) checkNetwork(n *Network, at *places) {
 	for _, g := range n.Segments() {
-		path := func(key string) []string {
-			if g.VLAN != 0 {
-				return []string{"networks", n.Name, "vlans", strconv.Itoa(g.VLAN), key}
-			}
-			return []string{"networks", n.Name, key}
-		}
+		path := func(key string) []string { return n.path(g, key) }
 		if g.Router != "" && s.router(g.Router, g.Network, n.Name, path("router"), at) {
 			s.Machines[g.Router].Forwarding = true
 		}
@@ -269,21 +274,29 @@ func (s *Spec) checkAddresses(at *places) {
 			}
 			g := s.Segment(c)
 			key := g.Name + " " + c.Addr.String()
-			switch {
-			case !g.Subnet.IsValid():
-				fail("network %q has no subnet for the address %s", g.Name, c.Addr)
-			case !g.Subnet.Contains(c.Addr) || c.Addr == g.Subnet.Addr() || !g.Subnet.Contains(c.Addr.Next()):
-				fail("%s is no address of a machine on network %q, %s", c.Addr, g.Name, g.Subnet)
-			case !g.NoGateway && (c.Addr == hostNumber(g.Subnet, 2) || c.Addr == hostNumber(g.Subnet, 3)):
-				fail("%s belongs to the gateway of network %q", c.Addr, g.Name)
-			case g.Uplink != nil && g.Uplink.Address == c.Addr:
-				fail("%s is the host's on network %q", c.Addr, g.Name)
-			case taken[key] != "":
+			if err := g.checkAddress(c.Addr); err != nil {
+				fail("%s", err)
+			} else if taken[key] != "" {
 				fail("machines %q and %q both have %s", taken[key], name, c.Addr)
 			}
 			taken[key] = name
 		}
 	}
+}
+
+// checkAddress says why an address can't be a machine's on the network.
+func (n *Network) checkAddress(a netip.Addr) error {
+	switch {
+	case !n.Subnet.IsValid():
+		return fmt.Errorf("network %q has no subnet for the address %s", n.Name, a)
+	case !n.Subnet.Contains(a) || a == n.Subnet.Addr() || !n.Subnet.Contains(a.Next()):
+		return fmt.Errorf("%s is no address of a machine on network %q, %s", a, n.Name, n.Subnet)
+	case !n.NoGateway && (a == hostNumber(n.Subnet, 2) || a == hostNumber(n.Subnet, 3)):
+		return fmt.Errorf("%s belongs to the gateway of network %q", a, n.Name)
+	case n.Uplink != nil && n.Uplink.Address == a:
+		return fmt.Errorf("%s is the host's on network %q", a, n.Name)
+	}
+	return nil
 }
 
 func hostNumber(p netip.Prefix, n int) netip.Addr {

@@ -56,6 +56,7 @@ func Manual() []byte {
 	manual(&b, "A network: `networks: {NAME: {...}}`", networkKeys())
 	manual(&b, "A VLAN: `vlans: {NUMBER: {...}}`", segmentKeys())
 	manual(&b, "DHCP: `dhcp: {...}`", dhcpKeys())
+	manual(&b, "A reservation: `reservations: [{...}]`", reservationKeys())
 	manual(&b, "A route: `routes: [{...}]`", routeKeys())
 	manual(&b, "How a network is joined with the host's: `uplink: {...}`", uplinkKeys())
 	manual(&b, "A plug: `plugs: [{...}]`", plugKeys())

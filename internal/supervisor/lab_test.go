@@ -19,6 +19,7 @@ import (
 	"wolffia/internal/lab"
 	"wolffia/internal/machine"
 	"wolffia/internal/vnet"
+	"wolffia/internal/vnet/gateway"
 )
 
 // puppets is a backend whose machines do as the test says.
@@ -223,6 +224,35 @@ func TestApplyPrefixes(t *testing.T) {
 	apply(t, l, "networks: {lan: {}, quiet: {subnet: 10.9.0.0/24}}\nmachines: {anna: {networks: [lan]}}\n")
 	if _, n := b.last("anna"); n != 2 {
 		t.Errorf("anna was started %d times", n)
+	}
+}
+
+// TestApplyReservations: what is reserved for a card from outside is no machine's,
+// and changes while the gateway goes on.
+func TestApplyReservations(t *testing.T) {
+	b := newPuppets()
+	l := play(t, b)
+	const text = "networks: {lan: {dhcp: {first: 10.0.2.40, reservations: [{mac: '02:00:00:00:00:05', address: 10.0.2.15, name: pc}]}}}\nmachines: {anna: {networks: [lan]}, bert: {networks: [lan]}}\n"
+	gateway := func() *gateway.Gateway { return l.network("lan").gateways[0] }
+	leases := func() string {
+		var out []string
+		for _, lease := range gateway().Leases() {
+			out = append(out, lease.Name+" "+lease.Addr.String())
+		}
+		slices.Sort(out)
+		return strings.Join(out, ", ")
+	}
+	apply(t, l, text)
+	if got := leases(); got != "anna 10.0.2.16, bert 10.0.2.17, pc 10.0.2.15" {
+		t.Errorf("the addresses are %s", got)
+	}
+	before := gateway()
+	apply(t, l, strings.Replace(text, "10.0.2.15, name: pc", "10.0.2.77, name: tower", 1))
+	if got := leases(); got != "anna 10.0.2.15, bert 10.0.2.16, tower 10.0.2.77" {
+		t.Errorf("the addresses are %s", got)
+	}
+	if gateway() != before {
+		t.Error("there is another gateway, and what went through the first is cut off")
 	}
 }
 

@@ -254,11 +254,12 @@ func (n *network) change(spec *lab.Network, p *plan, base string, events event.S
 	return n.openPlugs(base, events)
 }
 
-// sameGateways says whether two descriptions of a network are of the same gateways.
+// sameGateways says whether two descriptions of a network are of the same gateways,
+// but for what update tells them.
 func sameGateways(a, b *lab.Network) bool {
 	x, y := *a, *b
 	for _, n := range []*lab.Network{&x, &y} {
-		n.Plugs, n.Ring = nil, 0
+		n.Plugs, n.Ring, n.DHCP.Reservations = nil, 0, nil
 	}
 	return reflect.DeepEqual(x, y)
 }

@@ -69,6 +69,9 @@ func reserved(g *lab.Network) map[netip.Addr]bool {
 	if g.Uplink != nil {
 		taken[g.Uplink.Address] = true
 	}
+	for _, r := range g.DHCP.Reservations {
+		taken[r.Addr] = true
+	}
 	if !g.NoGateway {
 		cfg := gateway.Config{Subnet: g.Subnet}
 		taken[cfg.Gateway()], taken[cfg.DNS()] = true, true
@@ -198,7 +201,8 @@ func (p *plan) names(g *lab.Network) map[string][]netip.Addr {
 	return names
 }
 
-// reservations are the addresses of the machines that are on a segment.
+// reservations are the addresses of the machines that are on a segment, and those
+// that the file reserves for others.
 func (p *plan) reservations(g *lab.Network) (out []gateway.Reservation) {
 	if g.Uplink != nil && g.Uplink.Address.IsValid() { // nobody's lease
 		out = append(out, gateway.Reservation{MAC: lab.MAC(p.spec.Name, "", g.Name), Addr: g.Uplink.Address})
@@ -210,6 +214,9 @@ func (p *plan) reservations(g *lab.Network) (out []gateway.Reservation) {
 				out = append(out, gateway.Reservation{MAC: p.spec.CardMAC(m, c), Addr: at.v4.Addr(), Name: m.Name})
 			}
 		}
+	}
+	for _, r := range g.DHCP.Reservations {
+		out = append(out, gateway.Reservation{MAC: r.MAC, Addr: r.Addr, Name: r.Name})
 	}
 	return out
 }
