@@ -58,6 +58,7 @@ func TestLabPage(t *testing.T) {
 			outputs[command] = who.run(t, c, "-ec", command).out
 		}
 	}
+	const ask = "curl --unix-socket ~/.local/state/wolffia/labs/office-*/api.sock "
 	for command, want := range map[string]string{
 		"wolffia exec alice -- ping -c 2 bob":                     " 0% packet loss",
 		"wolffia exec alice -- wget -qO- http://web/":             "Hello from web.",
@@ -67,6 +68,12 @@ func TestLabPage(t *testing.T) {
 		"wolffia net":                                             "router/eth1",
 		"wolffia capture lan --last 1m -w lan.pcapng":             "",
 		"wolffia capture alice --last 1m -w - icmp >alice.pcapng": "",
+
+		ask + "http://lab/v1/machines":                                       `{"name":"router","state":"ready",`,
+		ask + "http://lab/v1/links":                                          `"router/eth1"`,
+		ask + `-d '{"up": true}' http://lab/v1/machines/web/links/back`:      "null\n",
+		ask + `-d '["alice"]' http://lab/v1/restart`:                         "\n{\"end\":{}}\n",
+		ask + "-fo back.pcapng 'http://lab/v1/capture?network=back&last=1m'": "",
 	} {
 		if out, ok := outputs[command]; !ok || !strings.Contains(out, want) {
 			t.Errorf("%s: %q", command, out)
