@@ -158,6 +158,53 @@ topology:
 	l.do("down")
 }
 
+// TestImportPage types every command of the page, with a lab of netkit's, which has
+// a list of its machines and no word of what they start from, and a topology whose
+// container image is nowhere.
+func TestImportPage(t *testing.T) {
+	parallel(t)
+	p := newPerson(t)
+	l := importable(t, p, map[string]string{"clos.clab.yml": `name: clos
+topology:
+  nodes:
+    leaf1: {kind: linux, image: "nowhere.invalid/leaf:1", exec: [ip addr add 10.3.0.1/24 dev eth1]}
+    leaf2: {kind: linux, image: "nowhere.invalid/leaf:1"}
+  links: [{endpoints: ["leaf1:eth1", "leaf2:eth1"]}]
+`})
+	t.Cleanup(func() { l.try(t, call{dir: l.dir}, "down", "-f", "clos.yaml", "--volumes") })
+	p.folder(t, "labs")
+	netkit := p.folder(t, "labs/rip")
+	for name, text := range map[string]string{
+		"lab.conf":    "LAB_VERSION=1.0\nmachines=\"pc1 pc2\"\npc1[0]=A\npc2[0]=A\npc2[mem]=8\n",
+		"pc1.startup": "/sbin/ifconfig eth0 10.0.0.1 netmask 255.255.255.0 up\n",
+		"pc2.startup": "/sbin/ifconfig eth0 10.0.0.2 netmask 255.255.255.0 up\n",
+	} {
+		p.write(t, filepath.Join(netkit, name), text)
+	}
+	bin := p.folder(t, "bin")
+	if err := os.Symlink(p.plain(t), filepath.Join(bin, "wolffia")); err != nil {
+		t.Fatal(err)
+	}
+	outputs := map[string]string{}
+	for _, b := range blocks(t, "import.md") {
+		for command := range strings.Lines(b.text) {
+			command = strings.TrimSpace(command)
+			outputs[command] = p.run(t, call{
+				dir: l.dir, program: "sh", limit: cold, env: []string{"PATH=" + bin + ":" + os.Getenv("PATH")},
+				stdin: strings.NewReader("ping -c 1 -W 5 10.0.0.2; exit\n"), // which ssh types
+			}, "-ec", command).out
+		}
+	}
+	for command, want := range map[string]string{
+		"wolffia ssh pc1": " 0% packet loss",
+		"wolffia exec -f clos.yaml leaf1 -- ip addr": "inet 10.3.0.1/24",
+	} {
+		if out, ok := outputs[command]; !ok || !strings.Contains(out, want) {
+			t.Errorf("%s: %q", command, out)
+		}
+	}
+}
+
 // TestImportOutput writes elsewhere than in the lab's folder.
 func TestImportOutput(t *testing.T) {
 	p := newPerson(t)
