@@ -106,20 +106,30 @@ machines:
 	l.do("down")
 	host.same(t, before)
 
-	// Killed, and each of the commands that undo what is left.
+	// Killed, and whatever command comes next undoes what is left, even one that
+	// fails; where that can't be done, it is said.
 	l.file(text)
-	for _, next := range []string{"ps", "down", "up"} {
+	for _, next := range []struct {
+		args   []string
+		status int
+	}{
+		{[]string{"ps"}, 0}, {[]string{"down"}, 0}, {[]string{"up", "--offline"}, 0},
+		{[]string{"logs", "alice"}, 0}, {[]string{"exec", "alice", "true"}, 125}, {[]string{"net"}, 1},
+	} {
 		l.do("up", "--offline")
 		host.kill(t, l)
 		if now := host.snapshot(t); !strings.Contains(now, "wolffia-pair-") {
 			t.Error("no rules are left, so that nothing is shown")
 		}
-		args := []string{next}
-		if next == "up" {
-			args = append(args, "--offline")
+		elsewhere := call{dir: l.dir, env: []string{sbin()}, wrap: []string{"ip", "netns", "exec", "out"}}
+		if o := l.try(t, elsewhere, "net"); o.status != 1 || !strings.Contains(o.err, "lab pair is dead: ") || !strings.Contains(o.err, "another network namespace") {
+			t.Errorf("from another namespace: %v", o)
 		}
-		l.do(args...)
-		if next != "up" {
+		o := l.try(t, call{dir: l.dir, limit: cold}, next.args...)
+		if o.status != next.status || next.status != 0 && !strings.Contains(o.err, "lab pair is dead: ") {
+			t.Errorf("%s: %v", next.args, o)
+		}
+		if next.args[0] != "up" {
 			host.same(t, before)
 		}
 		l.try(t, call{dir: l.dir}, "down")

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wolffia/internal/api"
+	"wolffia/internal/event"
 	"wolffia/internal/lab"
 	"wolffia/internal/store"
 )
@@ -283,8 +284,21 @@ type labOptions struct {
 }
 
 // running connects to the lab that -f or --lab names, or whose file is here, or
-// else the only one that is up.
+// else the only one that is up. What one that is not up any more has left on the
+// host's network is undone.
 func (o *labOptions) running(ctx context.Context, env Env) (*api.Client, labDir, error) {
+	c, d, err := o.connect(ctx, env)
+	if noneRuns(err) {
+		if uerr := recoverHost(d, event.Discard); uerr != nil {
+			err = fmt.Errorf("%w; %w", err, uerr)
+		}
+	}
+	return c, d, err
+}
+
+// connect is running that leaves the host's network as it is: completion changes
+// nothing, and some verbs undo what is left by themselves.
+func (o *labOptions) connect(ctx context.Context, env Env) (*api.Client, labDir, error) {
 	d, err := o.find(env)
 	if err != nil {
 		return nil, d, err
@@ -312,6 +326,12 @@ type deadError struct{ info api.Info }
 func (e *deadError) Error() string {
 	return fmt.Sprintf("lab %s is dead: its supervisor, process %d since %s, was killed, and everything ended with it; start it again with: wolffia up",
 		e.info.Name, e.info.PID, e.info.Started.Local().Format(time.DateTime))
+}
+
+// noneRuns says of an error of connect that the lab is found, and nothing of it runs.
+func noneRuns(err error) bool {
+	var dead *deadError
+	return errors.As(err, &dead) || errors.Is(err, errNotUp)
 }
 
 func (o *labOptions) find(env Env) (labDir, error) {

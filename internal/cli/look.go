@@ -16,6 +16,7 @@ import (
 	xterm "golang.org/x/term"
 
 	"wolffia/internal/api"
+	"wolffia/internal/event"
 	"wolffia/internal/supervisor"
 	"wolffia/internal/term"
 )
@@ -106,15 +107,18 @@ Without a machine it shows the supervisor's own.`,
 }
 
 func (o *labOptions) logs(ctx context.Context, env Env, args []string, follow bool) error {
-	c, d, err := o.running(ctx, env)
+	c, d, err := o.connect(ctx, env)
 	if c == nil || len(args) == 0 {
 		if d.path == "" {
 			return err
 		}
+		var left error
 		if c != nil {
 			c.Close()
+		} else if noneRuns(err) {
+			left = recoverHost(d, event.Discard)
 		}
-		return d.logs(ctx, env, args)
+		return errors.Join(d.logs(ctx, env, args), left)
 	}
 	defer c.Close()
 	log, err := c.Log(ctx, args[0], follow)

@@ -173,7 +173,7 @@ func (o *labOptions) change(cmd *cobra.Command, env Env, name string, change api
 // links completes the names of the lab's links.
 func (o *labOptions) links(env Env) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, _ []string, _ string) (names []string, _ cobra.ShellCompDirective) {
-		c, _, err := o.running(cmd.Context(), env)
+		c, _, err := o.connect(cmd.Context(), env)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

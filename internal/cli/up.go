@@ -249,13 +249,12 @@ Disks of machines, and what was written to them, stay for the next up, unless
 }
 
 func down(ctx context.Context, env Env, o *labOptions, volumes bool) error {
-	c, d, err := o.running(ctx, env)
-	var dead *deadError
+	c, d, err := o.connect(ctx, env)
 	switch {
 	case err == nil:
 		defer c.Close()
 		return end(ctx, o.progress(env), c, d, volumes)
-	case !errors.As(err, &dead) && !errors.Is(err, errNotUp):
+	case !noneRuns(err):
 		return err
 	}
 	// Nothing runs; what is left of it goes.
@@ -267,10 +266,10 @@ func down(ctx context.Context, env Env, o *labOptions, volumes bool) error {
 	switch {
 	case volumes && serr == nil:
 		return d.dropDisks()
-	case dead != nil:
-		return nil
+	case errors.Is(err, errNotUp):
+		return err
 	}
-	return err
+	return nil
 }
 
 // end has the supervisor end the lab, and waits until it is gone itself.
@@ -386,7 +385,7 @@ func (o *labOptions) machineNames(ctx context.Context, env Env) (names []string,
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	c, _, err := o.running(ctx, env)
+	c, _, err := o.connect(ctx, env)
 	if err != nil {
 		l, err := readLab(env, o.file)
 		if err != nil {
