@@ -32,7 +32,7 @@ var layers = []string{
 	"rootfs",
 	"kernel",
 	"vnet",
-	"vnet/porttest vnet/capture/filter",
+	"vnet/porttest vnet/forge vnet/capture/filter",
 	"vnet/wire vnet/tftp vnet/capture vnet/link",
 	"vnet/gateway",
 	"hostnet",
