@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -167,8 +168,8 @@ machines:
 	}
 }
 
-// TestLabRestart restarts a machine, and kills another one, while two others
-// talk: those don't notice, and the links of both come back.
+// TestLabRestart restarts machines, kills them and has one crash while two others
+// talk: those don't notice, and the links of what comes back do their work again.
 func TestLabRestart(t *testing.T) {
 	parallel(t)
 	l := newLab(t, newPerson(t), small+`
@@ -177,21 +178,39 @@ machines:
   anna: {networks: [lan]}
   bert: {networks: [lan]}
   carl: {networks: [lan], restart: on-failure}
+  dora: {networks: [lan], backend: qemu}
 `)
 	l.do("up")
-	// Bytes that say where they stand; the sum at the end is of all of them.
-	listening := l.start(t, call{dir: l.dir}, "exec", "bert", "--", "sh", "-c", "mkfifo /tmp/f; exec 9<>/tmp/f; nc -l -p 99 <&9 | sha256sum & until netstat -ltn | grep -q :99; do sleep 0.1; done; echo listens; wait")
+	// Bytes that say where they stand, until there are enough; the sum at the end
+	// is of all of them.
+	listening := l.start(t, call{dir: l.dir}, "exec", "bert", "--", "sh", "-c", "mkfifo /tmp/f; exec 9<>/tmp/f; nc -l -p 99 <&9 | tee /tmp/got | sha256sum & until netstat -ltn | grep -q :99; do sleep 0.1; done; echo listens; wait")
 	listening.out.expect(t, "listens")
 	var sum string
 	var sending sync.WaitGroup
 	sending.Go(func() {
-		sum = l.in("anna", "i=0; while [ $i -lt 60 ]; do seq $i 20000; i=$((i+1)); sleep 0.1; done | tee /tmp/sent | nc bert 99; sha256sum </tmp/sent")
+		sum = l.in("anna", "i=0; until [ -e /tmp/enough ]; do seq $i $((i+2000)); i=$((i+1)); sleep 0.1; done | tee /tmp/sent | nc bert 99; sha256sum </tmp/sent")
 	})
-	l.do("restart", "carl")
-	l.in("carl", "ping -c 1 -W 5 anna")
-	l.do("stop", "--kill", "carl")
-	if _, m := l.ps(); m["carl"].State != "stopped" {
-		t.Errorf("%+v", m["carl"])
+	flows := func() {
+		t.Helper()
+		received := func() int {
+			n, err := strconv.Atoi(strings.TrimSpace(l.in("bert", "wc -c </tmp/got")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		before := received()
+		eventually(t, patience, fmt.Sprintf("more than %d bytes come", before), func() bool { return received() > before })
+	}
+	l.do("restart", "carl", "dora")
+	flows()
+	for _, m := range []string{"carl", "dora"} {
+		l.in(m, "ping -c 1 -W 5 anna")
+	}
+	l.do("stop", "--kill", "carl", "dora")
+	flows()
+	if _, m := l.ps(); m["carl"].State != "stopped" || m["dora"].State != "stopped" {
+		t.Errorf("%+v", m)
 	}
 	l.do("restart", "carl")
 	// One that dies by itself comes back by itself.
@@ -210,7 +229,9 @@ machines:
 	if out := l.do("logs"); !regexp.MustCompile(`(?m)^\S+ \S+ warn lab carl: machine carl died: .*; it is started again in 1s$`).MatchString(out) {
 		t.Errorf("the supervisor's log does not tell: %s", out)
 	}
+	flows()
 	l.in("carl", "ping -c 1 -W 5 anna")
+	l.in("anna", "touch /tmp/enough")
 	sending.Wait()
 	if status := listening.end(t); status != 0 {
 		t.Fatal(listening.err)
