@@ -150,17 +150,28 @@ machines:
 	}
 }
 
-// TestLabCarrier pulls cables out.
+// Scripts that hold when no IPv4 packet was cut into pieces, or put together from
+// some, since the machine's start, and when some were.
+const (
+	whole  = "awk '/^Ip: [0-9]/ && $15+$20 == 0 {ok = 1} END {exit !ok}' /proc/net/snmp"
+	pieced = "awk '/^Ip: [0-9]/ && $15 > 0 && $20 > 0 {ok = 1} END {exit !ok}' /proc/net/snmp"
+)
+
+// TestLabCarrier pulls cables out of a network for large packets.
 func TestLabCarrier(t *testing.T) {
 	parallel(t)
 	l := newLab(t, newPerson(t), small+`
-networks: {lan: }
+networks: {lan: {mtu: 9000}}
 machines:
   anna: {networks: [lan]}
   bert: {networks: [lan], backend: qemu}
 `)
 	l.do("up")
-	l.in("anna", "ping -c 1 -W 5 bert")
+	for m, to := range map[string]string{"anna": "bert", "bert": "anna"} {
+		l.in(m, fmt.Sprintf("for to in %s gateway; do ping -4 -c 1 -W 5 -s %d $to; done; ", to, largest)+whole)
+	}
+	// One byte more goes in two pieces.
+	l.in("anna", fmt.Sprintf("ping -4 -c 1 -W 5 -s %d bert; ", largest+1)+pieced)
 	l.do("net", "down", "bert/lan")
 	l.in("bert", "until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do sleep 0.1; done")
 	l.in("anna", "! ping -c 1 -W 1 bert")

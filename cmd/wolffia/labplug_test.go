@@ -247,18 +247,23 @@ func (l *lab) left() (names []string) {
 	return names
 }
 
-// largest is the payload of a ping as long as the network's MTU.
-const largest = 1500 - 28
+// Payloads of pings that are as long as the MTU of Ethernet, and as a larger one.
+const (
+	usual   = 1500 - 28
+	largest = 9000 - 28
+)
 
-// TestLabPlugs reaches a machine of a lab from what was started elsewhere: stock
-// VDE, QEMU and User-Mode Linux; also after the supervisor was killed, which
-// leaves its sockets behind.
+// TestLabPlugs reaches a machine of a lab, on a network for large packets, from
+// what was started elsewhere: stock VDE, QEMU and User-Mode Linux; also after the
+// supervisor was killed, which leaves its sockets behind.
 func TestLabPlugs(t *testing.T) {
 	parallel(t)
 	p := newPerson(t)
 	l := newLab(t, p, small+`
 networks:
-  lan: {plugs: [vde-switch: ./lan.vde, stream: ./lan.stream, bess: ./lan.bess, {vde-switch: ./ten.vde, vlan: 10}]}
+  lan:
+    mtu: 9000
+    plugs: [vde-switch: ./lan.vde, stream: ./lan.stream, bess: ./lan.bess, {vde-switch: ./ten.vde, vlan: 10}]
 machines:
   anna: {networks: [lan]}
 `)
@@ -267,7 +272,7 @@ machines:
 	s, stop := p.plug(t, filepath.Join(l.dir, "lan.vde"), host(100))
 	s.ping(t, anna, 56)
 	s.ping(t, anna, largest)
-	s.ping(t, host(2), 56) // the gateway
+	s.ping(t, host(2), largest) // the gateway
 	// On VLAN 10 nobody is but others like it.
 	ten, _ := p.plug(t, filepath.Join(l.dir, "ten.vde"), host(101))
 	eleven, _ := p.plug(t, filepath.Join(l.dir, "ten.vde"), host(102))
@@ -304,8 +309,8 @@ machines:
 	}
 	elsewhere := func() {
 		t.Helper()
-		o := l.run(t, call{dir: p.home, limit: cold}, "run", "-q", "--network", "none", "--backend", "uml", "--cmdline", "vec7:transport=bess,dst="+l.dir+"/lan.bess,mac=02:00:00:00:00:07,mtu=1500", "--",
-			"sh", "-ec", "ip addr add 10.0.2.107/24 dev vec7; ip link set vec7 up; ping -c 1 -W 30 -s "+fmt.Sprint(largest)+" 10.0.2.15; ping -c 1 -W 30 10.0.2.2")
+		o := l.run(t, call{dir: p.home, limit: cold}, "run", "-q", "--network", "none", "--backend", "uml", "--cmdline", "vec7:transport=bess,dst="+l.dir+"/lan.bess,mac=02:00:00:00:00:07,mtu=9000", "--",
+			"sh", "-ec", "ip addr add 10.0.2.107/24 dev vec7; ip link set vec7 up mtu 9000; for to in 10.0.2.15 10.0.2.2; do ping -c 1 -W 30 -s "+fmt.Sprint(largest)+" $to; done; "+whole)
 		if strings.Count(o.out, " 0% packet loss") != 2 {
 			t.Error(o)
 		}
@@ -340,7 +345,7 @@ func TestLabIntoVDE(t *testing.T) {
 	p := newPerson(t)
 	l := newLab(t, p, small+`
 networks:
-  lan: {plugs: [vde: ./stock]}
+  lan: {mtu: 9000, plugs: [vde: ./stock]}
 machines:
   anna: {networks: [lan]}
 `)
@@ -365,16 +370,18 @@ machines:
 		}
 	}
 	stop := vdeSwitch()
-	l.do("up")
+	if e := l.run(t, call{dir: l.dir, limit: cold}, "up").err; !strings.Contains(e, "plug vde ./stock: the network's mtu is 9000, and a vde_switch cuts packets of more than 1500 bytes") {
+		t.Error(e)
+	}
 	s, unplug := p.plug(t, filepath.Join(l.dir, "stock"), host(100))
-	s.ping(t, host(15), largest)
+	s.ping(t, host(15), usual)
 	unplug()
 	// One that ends and comes back is plugged into again.
 	stop()
 	eventually(t, patience, "the plug is out", func() bool { return !strings.Contains(l.do("net"), "vde:stock") })
 	stop = vdeSwitch()
 	s, unplug = p.plug(t, filepath.Join(l.dir, "stock"), host(100))
-	s.ping(t, host(15), largest)
+	s.ping(t, host(15), usual)
 	unplug()
 	l.do("down")
 	if names := l.left(); !slices.Equal(names, []string{"stock"}) {

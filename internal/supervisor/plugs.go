@@ -104,6 +104,9 @@ func (n *network) openOutlet(p lab.Plug, path, name string, events event.Sink) (
 		cancel()
 		return nil, err
 	}
+	if mtu := n.description().MTU; mtu > lab.DefaultMTU { // which kind of switch it is nobody says
+		o.tell(event.Warn, fmt.Sprintf("the network's mtu is %d, and a vde_switch cuts packets of more than %d bytes; let what talks through it send smaller ones, or make the network's mtu %[2]d", mtu, lab.DefaultMTU))
+	}
 	o.redials.Go(func() { o.keep(ctx, port, gone) })
 	return o, nil
 }
