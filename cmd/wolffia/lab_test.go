@@ -317,7 +317,8 @@ machines:
 }
 
 // TestLabReadiness starts machines after others, and reports those that don't
-// become ready.
+// become ready. One of the others is a DHCP server, on a network where the gateway
+// is none.
 func TestLabReadiness(t *testing.T) {
 	parallel(t)
 	tshark := tooltest.Require(t, "tshark", "tshark")
@@ -328,11 +329,17 @@ images:
     from: base
     files: [{path: /etc/wolffia/services/late, mode: "0755", content: "#!/bin/sh\n(sleep 1; echo up >/run/late; nc -ll -p 80 -e true) </dev/null >/dev/null 2>&1 3>&- &\n"}]
     services: [late]
-networks: {lan: }
+  dhcp:
+    from: server
+    files:
+      - {path: /etc/wolffia/services/dhcp, mode: "0755", content: "#!/bin/sh\nudhcpd -a 100 /etc/udhcpd.conf\n"}
+      - {path: /etc/udhcpd.conf, content: "interface eth1\nstart 10.7.0.50\nend 10.7.0.59\noption subnet 255.255.255.0\nlease_file /run/leases\n"}
+    services: [late, dhcp]
+networks: {lan: , still: {subnet: 10.7.0.0/24, dhcp: false}}
 machines:
-  last: {image: base, networks: [lan], after: [middle]}
-  middle: {image: server, networks: [lan], after: [first], ready: {command: "test -e /run/late"}}
-  first: {image: server, networks: [lan], ready: {port: 80}}
+  last: {image: base, networks: [lan, {network: still, address: dhcp}], after: [middle]}
+  middle: {image: server, networks: [{network: still, address: 10.7.0.7}], after: [first], ready: {command: "test -e /run/late"}}
+  first: {image: dhcp, networks: [lan, {network: still, address: 10.7.0.9}], ready: {port: 80}}
 `)
 	l.do("up")
 	// Each began when the one before was ready, which took that one a second's sleep.
@@ -349,8 +356,19 @@ machines:
 		if _, after := began(pair[1]); after.Sub(before) < time.Second {
 			t.Errorf("%s began %v after %s", pair[1], after.Sub(before), pair[0])
 		}
-		l.in(pair[1], "ping -c 1 -W 5 "+pair[0])
+		l.in(pair[1], "ping -4 -c 1 -W 5 "+pair[0])
 	}
+	if out := l.in("last", "ip -4 addr show eth1"); !strings.Contains(out, "inet 10.7.0.5") {
+		t.Error(out)
+	}
+	out := l.in("middle", `ip addr show eth0; for v in 4 6; do ping -$v -c 1 -W 5 gateway; ping -$v -c 1 -W 5 first; done; ip -6 route`)
+	for _, want := range []string{"inet 10.7.0.7/24", "(10.7.0.2)", "(10.7.0.9)", "default via fe80:"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
+	}
+	l.in("first", "killall udhcpd")
+	l.in("middle", "! udhcpc -n -q -t 3 -T 1 -i eth0")
 	if o := l.run(t, call{dir: l.dir}, "down", "-q"); o.out+o.err != "" {
 		t.Error(o)
 	}

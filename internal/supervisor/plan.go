@@ -257,15 +257,22 @@ func (s *Guest) network(id *rootfs.IdentityConfig) {
 		case g.DHCP.Off, c.Throwaway:
 			// A tenth of a throwaway's time would go to udhcpc. Whoever asks in it
 			// is answered.
-			nic.Addrs = []netip.Prefix{at.v4}
+			cfg := gateway.Config{Subnet: g.Subnet, Prefix6: c.Lab.Prefix6(g)}
+			addrs, gateways := []netip.Prefix{at.v4}, []netip.Addr{cfg.Gateway()}
+			if g.DHCP.Off { // nor is an address made from advertisements, and a router takes no way from them
+				addrs = append(addrs, at.v6)
+				if m.Forwarding {
+					gateways = append(gateways, cfg.Gateway6())
+				}
+			}
+			nic.Addrs = addrs
 			if len(id.DNS) == 0 { // the first network's, as with leases
-				cfg := gateway.Config{Subnet: g.Subnet}
-				nic.Gateways, id.DNS, id.Search = []netip.Addr{cfg.Gateway()}, []netip.Addr{cfg.DNS()}, gateway.DefaultDomain
+				nic.Gateways, id.DNS, id.Search = gateways, []netip.Addr{cfg.DNS()}, gateway.DefaultDomain
 			}
 		default:
 			nic.DHCP = true
 		}
-		id.V6 = id.V6 || !g.NoGateway && at.v4.IsValid()
+		id.V6 = id.V6 || !g.NoGateway && !g.DHCP.Off && at.v4.IsValid()
 		alone = alone && (g.NoGateway || !at.v4.IsValid())
 		nic.Routes = p.routes(m, g)
 		if g.Uplink != nil && len(id.DNS) == 0 {
