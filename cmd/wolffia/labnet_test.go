@@ -32,14 +32,25 @@ networks:
       20: {subnet: 10.20.0.0/24}
       30:
 machines:
-  ten: {networks: [{network: lan, vlan: 10}]}
-  ten2: {networks: [{network: lan, vlan: 10}]}
+  ten: {networks: [{network: lan, vlan: 10}], modules: [8021q]}
+  ten2: {networks: [{network: lan, vlan: 10}], backend: qemu}
   twenty: {networks: [{network: lan, vlan: 20}]}
   trunk: {networks: [{network: lan, trunk: [10, 20], address: none}], modules: [8021q]}
+  native: {networks: [{network: lan, trunk: [20], native: 10, address: none}], modules: [8021q]}
 `)
 	l.do("up")
 	l.in("ten", "ping -4 -c 1 -W 5 ten2; ping -6 -c 1 -W 5 ten2; ping -c 1 -W 5 10.10.0.2")
 	l.in("twenty", "ping -c 1 -W 5 10.20.0.2; ! ping -c 1 -W 1 10.10.0.15")
+	local := regexp.MustCompile(`fe80::[0-9a-f:]+`).FindString(l.in("ten", "ip -6 addr show dev eth0"))
+	l.in("ten2", "ping -6 -c 1 -W 5 "+local+"%eth0")
+	l.in("twenty", "! ping -6 -c 2 -W 1 "+local+"%eth0")
+	// A trunk's native VLAN has no tags, the other one has.
+	l.in("native", `
+		ip addr add 10.10.0.201/24 dev eth0
+		ip link add link eth0 name eth0.20 type vlan id 20
+		ip addr add 10.20.0.201/24 dev eth0.20
+		ip link set eth0.20 up
+		ping -c 1 -W 5 10.10.0.15; ping -c 1 -W 5 10.20.0.15`)
 	// Nothing of one VLAN is to be seen in the other, not even what goes to all.
 	l.in("trunk", `
 		for id in 10 20; do
@@ -49,7 +60,15 @@ machines:
 		done
 		ping -c 1 -W 5 10.10.0.15; ping -c 1 -W 5 10.20.0.15`)
 	l.in("twenty", "ip addr add 10.10.0.99/24 dev eth0; ! ping -c 2 -W 1 10.10.0.15")
-	// A tag of one's own does not get out of an access port.
+	// A tag of one's own does not get out of an access port, nor do addresses lead
+	// elsewhere.
+	l.in("ten", `
+		ip link add link eth0 name eth0.20 type vlan id 20
+		ip addr add 10.20.0.78/24 dev eth0.20
+		ip link set eth0.20 up
+		if ping -c 2 -W 1 10.20.0.15; then exit 1; fi
+		[ $(cat /sys/class/net/eth0.20/statistics/tx_packets) != 0 ]
+		ip link del eth0.20`)
 	l.in("ten", "ip -4 addr flush dev eth0; ip addr add 10.20.0.77/24 dev eth0; ! ping -c 1 -W 1 10.20.0.15")
 }
 
