@@ -159,15 +159,15 @@ func (s *soakLab) links(ctx context.Context) error {
 		return err
 	}
 	for _, change := range []struct {
-		machine, network string
+		link string
 		api.LinkChange
 	}{
-		{"anna", "lan", api.LinkChange{Out: &worse, In: &worse}},
-		{"two", "lan", api.LinkChange{Up: &off}},
-		{"two", "lan", api.LinkChange{Up: &on}},
-		{"anna", "lan", api.LinkChange{Out: &link.Impairment{}, In: &link.Impairment{}}},
+		{"anna/lan", api.LinkChange{Out: &worse, In: &worse}},
+		{"two/lan", api.LinkChange{Up: &off}},
+		{"two/lan", api.LinkChange{Up: &on}},
+		{"anna/lan", api.LinkChange{Out: &link.Impairment{}, In: &link.Impairment{}}},
 	} {
-		if err := s.api.SetLink(ctx, change.machine, change.network, change.LinkChange); err != nil {
+		if err := s.api.SetLink(ctx, change.link, change.LinkChange); err != nil {
 			return err
 		}
 		select {

@@ -110,6 +110,21 @@ machines:
 	if _, shortest := ping("-c 10 -i 0.1 -w 20 bert"); shortest > 50 {
 		t.Errorf("the delay is still there: %v ms", shortest)
 	}
+	// What is no machine's has a link of its own, and machines have nothing of it.
+	l.do("net", "set", "gateway", "delay", "60ms")
+	if got, shortest := ping("-c 5 -i 0.1 -w 20 10.0.2.2"); got != 5 || shortest < 120 || shortest > 150 {
+		t.Errorf("the gateway: %d answers, %v ms", got, shortest)
+	}
+	if got, shortest := ping("-c 5 -i 0.1 -w 20 carl"); got != 5 || shortest > 50 {
+		t.Errorf("beside the gateway: %d answers, %v ms", got, shortest)
+	}
+	l.do("net", "set", "lan/gateway", "none")
+	l.do("net", "down", "gateway")
+	l.in("anna", "ping -c 1 -W 5 10.0.2.17; ! ping -c 1 -W 1 10.0.2.2")
+	l.do("net", "up", "gateway")
+	if got, shortest := ping("-c 5 -i 0.1 -w 20 10.0.2.2"); got != 5 || shortest > 50 {
+		t.Errorf("the gateway is back: %d answers, %v ms", got, shortest)
+	}
 	// A tenth is lost, the same tenth each time. On the quiet network nothing but
 	// the test's own frames passes, as long as nobody has to ask for neighbours.
 	mac := func(machine string) string {

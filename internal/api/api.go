@@ -38,7 +38,7 @@ type Info struct {
 	Started time.Time `json:"started"`
 }
 
-// LinkChange says what becomes of a machine's cable; what is nil stays.
+// LinkChange says what becomes of a link; what is nil stays.
 type LinkChange struct {
 	Up  *bool       `json:"up,omitempty"`
 	Out *Impairment `json:"out,omitempty"`

@@ -60,7 +60,7 @@ func TestNames(t *testing.T) {
 	for _, name := range []string{"", ".", "..", "../info", "a/b", "a?b=c", "a%2fb", "a b", "\x00", "ä\n"} {
 		for what, err := range map[string]error{
 			"stop":   c.Stop(t.Context(), []string{name}, event.Discard),
-			"link":   c.SetLink(t.Context(), name, "lan", LinkChange{Up: new(bool)}),
+			"link":   c.SetLink(t.Context(), name, LinkChange{Up: new(bool)}),
 			"resize": c.Resize(t.Context(), name, 80, 25),
 			"keys":   second(c.Keys(t.Context(), name)),
 			"log":    second(c.Log(t.Context(), name, false)),

@@ -244,13 +244,9 @@ func (c *Client) Wait(ctx context.Context, name string, seen supervisor.State) (
 	return s, err
 }
 
-// SetLink changes a machine's cable into a network, which may be empty where
-// there is only one.
-func (c *Client) SetLink(ctx context.Context, name, network string, change LinkChange) error {
-	if network == "" {
-		network = "-"
-	}
-	return c.call(ctx, "POST", machinePath(name, "links", network), nil, change, nil)
+// SetLink changes a link, by a name that [supervisor.Lab.Link] takes.
+func (c *Client) SetLink(ctx context.Context, name string, change LinkChange) error {
+	return c.call(ctx, "POST", []string{"links", name}, nil, change, nil)
 }
 
 // Resize tells a machine the size of the terminal that shows its console.

@@ -130,7 +130,7 @@ func (s *Server) mux() http.Handler {
 		return s.h.Lab.Wait(r.Context(), r.PathValue("name"), supervisor.State(r.FormValue("seen")))
 	})
 	mux.HandleFunc("POST /v1/machines/{name}/size", s.size)
-	mux.HandleFunc("POST /v1/machines/{name}/links/{network}", s.link)
+	mux.HandleFunc("POST /v1/links/{name}", s.link)
 	mux.HandleFunc("POST /v1/apply", s.apply)
 	mux.HandleFunc("POST /v1/restart", s.each(s.h.Lab.Restart))
 	mux.HandleFunc("POST /v1/stop", s.each(s.h.Lab.Stop))
@@ -225,22 +225,21 @@ func (s *Server) link(w http.ResponseWriter, r *http.Request) {
 	var change LinkChange
 	err := body(w, r, &change)
 	if err == nil {
-		err = s.change(r.PathValue("name"), r.PathValue("network"), change)
+		err = s.change(r.PathValue("name"), change)
 	}
 	reply(w, nil, err)
 }
 
-func (s *Server) change(name, network string, change LinkChange) error {
-	if network == "-" {
-		network = ""
+func (s *Server) change(name string, change LinkChange) error {
+	link, err := s.h.Lab.Link(name)
+	if err != nil {
+		return Usage(err)
 	}
-	if change.Out != nil || change.In != nil {
-		if err := s.h.Lab.SetImpairment(name, network, change.Out, change.In); err != nil {
-			return Usage(err)
-		}
+	if err := link.SetImpairment(change.Out, change.In); err != nil {
+		return Usage(err)
 	}
 	if change.Up != nil {
-		return s.h.Lab.SetLink(name, network, *change.Up)
+		return link.SetUp(*change.Up)
 	}
 	return nil
 }

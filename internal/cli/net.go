@@ -19,13 +19,17 @@ func newNet(env Env) *cobra.Command {
 		Use:   "net",
 		Short: "Look at the links of the lab's networks, and change them",
 		Long: `Shows what is plugged into each network, what passed in either direction, and what
-the links do to frames. Out is from the machine to the network, in the other way.
+the links do to frames. Out is from what is plugged in to the network, in the other way.
 
-Its verbs pull out cables and make links worse while the lab runs; what they set holds
-for the machine's next lives, too, until the lab goes down. wolffia.yaml says the same
-with the keys down, link, in and out of a machine's networks.`,
+Its verbs pull out cables and make links worse while the lab runs. They take MACHINE, if
+that is on one network, MACHINE/NETWORK, or any link as it is listed: gateway, lan.vde:1,
+host; with NETWORK/ before it where several networks have one of that name. What they set
+holds for the machine's next lives, too, until the lab goes down; for who has plugged in,
+until it leaves. wolffia.yaml says the same with the keys down, link, in and out of a
+machine's networks.`,
 		Example: `  wolffia net
   wolffia net set alice/lan delay 50ms loss 1%
+  wolffia net set lan/gateway delay 20ms
   wolffia net down bob`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -81,20 +85,15 @@ func showLinks(env Env, links []supervisor.LinkStatus) error {
 // noImpairment is how a link is written that does nothing to frames.
 const noImpairment = "none"
 
-// splitLink reads MACHINE or MACHINE/NETWORK.
-func splitLink(s string) (machine, network string) {
-	machine, network, _ = strings.Cut(s, "/")
-	return machine, network
-}
-
 func newNetSet(env Env) *cobra.Command {
 	o := &labOptions{}
 	var in, out bool
 	cmd := &cobra.Command{
-		Use:   "set MACHINE[/NETWORK] WORD VALUE...",
+		Use:   "set LINK WORD VALUE...",
 		Short: "Make a link worse, or good again",
-		Long: `Sets what a machine's link does to frames, in place of what it did: both ways, or with
---out or --in one. The words and their values, as tc(8) has them:
+		Long: `Sets what a link does to frames, in place of what it did: both ways, or with --out or
+--in one. LINK is MACHINE, MACHINE/NETWORK or a name that wolffia net lists. The words
+and their values, as tc(8) has them:
 
   rate 10Mbit     what the wire carries a second; what has to wait is queued
   queue 64KiB     the room for that
@@ -109,6 +108,7 @@ func newNetSet(env Env) *cobra.Command {
 none makes the link good again.`,
 		Example: `  wolffia net set alice/lan delay 50ms jitter 5ms
   wolffia net set bob --in loss 10% seed 7
+  wolffia net set gateway delay 20ms
   wolffia net set bob none`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 {
@@ -129,24 +129,25 @@ none makes the link good again.`,
 		},
 	}
 	o.flags(env, cmd)
-	cmd.Flags().BoolVar(&in, "in", false, "only for frames to the machine")
-	cmd.Flags().BoolVar(&out, "out", false, "only for frames from the machine")
+	cmd.Flags().BoolVar(&in, "in", false, "only for frames from the network")
+	cmd.Flags().BoolVar(&out, "out", false, "only for frames to the network")
 	cmd.ValidArgsFunction = oneName(env, o.links(env))
 	return cmd
 }
 
 func newNetCarrier(env Env, verb string, up bool) *cobra.Command {
 	o := &labOptions{}
-	short := "Pull a machine's cable out"
+	short := "Pull a cable out"
 	if up {
-		short = "Plug a machine's cable in again"
+		short = "Plug a cable in again"
 	}
 	cmd := &cobra.Command{
-		Use:   verb + " MACHINE[/NETWORK]",
+		Use:   verb + " LINK",
 		Short: short,
-		Long: short + `. A machine of QEMU's sees its carrier go and come; for a User-Mode Linux
-the link is silent, which its kernel has no way to see.`,
-		Example: "  wolffia net " + verb + " alice/lan",
+		Long: short + `: that of MACHINE, MACHINE/NETWORK or a name that wolffia net lists. A machine
+of QEMU's sees its carrier go and come; for all others the link is silent: a User-Mode
+Linux has no way to see it.`,
+		Example: "  wolffia net " + verb + " alice/lan\n  wolffia net " + verb + " gateway",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usagef("%s wants one link, as in: %[1]s alice/lan", cmd.CommandPath())
@@ -166,24 +167,19 @@ func (o *labOptions) change(cmd *cobra.Command, env Env, name string, change api
 		return err
 	}
 	defer c.Close()
-	machine, network := splitLink(name)
-	return fromSupervisor(c.SetLink(cmd.Context(), machine, network, change))
+	return fromSupervisor(c.SetLink(cmd.Context(), name, change))
 }
 
 // links completes the names of the lab's links.
 func (o *labOptions) links(env Env) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, _ []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		c, _, err := o.connect(cmd.Context(), env)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		defer c.Close()
 		machines, _ := c.Machines(cmd.Context())
-		for _, m := range machines {
-			for _, card := range m.Cards {
-				names = append(names, m.Name+"/"+card.Network)
-			}
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
+		links, _ := c.Links(cmd.Context())
+		return supervisor.LinkNames(machines, links), cobra.ShellCompDirectiveNoFileComp
 	}
 }

@@ -277,7 +277,11 @@ func TestAllAtOnce(t *testing.T) {
 		func(i int) {
 			l.Apply(ctx, parse(t, fmt.Sprintf("networks: {lan: {gateway: none, ring: %dM}, n%d: {gateway: none, subnet: 10.9.0.0/24}}\nmachines: {anna: {networks: [lan]}, bert: {networks: [lan, n%[2]d]}, m%d: {networks: [lan]}}\n", 1+i%2, i%3, i%2)))
 		},
-		func(i int) { l.SetLink("anna", "lan", i%2 == 0) },
+		func(i int) {
+			if x, err := l.Link("anna/lan"); err == nil {
+				x.SetUp(i%2 == 0)
+			}
+		},
 		func(int) { l.Status(); l.Links(); l.Spec() },
 		func(int) {
 			short, cancel := context.WithTimeout(ctx, time.Millisecond)

@@ -16,6 +16,7 @@ import (
 	"wolffia/internal/event"
 	"wolffia/internal/lab"
 	"wolffia/internal/machine"
+	"wolffia/internal/vnet/link"
 )
 
 // State is what a machine of a lab does.
@@ -472,6 +473,21 @@ func (m *member) setLink(card int, up bool) error {
 		cable.SetUp(up)
 	}
 	return setCarrier(g.machine, card, up)
+}
+
+// impair makes a card's cable worse, or good again, in the directions that are not
+// nil.
+func (m *member) impair(card int, out, in *link.Impairment) error {
+	m.mu.Lock()
+	c := &m.spec.Cards[card]
+	replace(&c.Link, out, in) // for its next life, too
+	network := c.Network
+	m.mu.Unlock()
+	cable := m.lab.network(network).cable(m.name + "/" + cardName(card))
+	if cable == nil {
+		return nil
+	}
+	return cable.impair(out, in)
 }
 
 // setCarrier has a machine see its cable, where its backend can.

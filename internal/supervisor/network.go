@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 
@@ -38,6 +39,7 @@ type network struct {
 	ring      *capture.Ring            // what passed last; nil keeps nothing
 	gateways  map[int]*gateway.Gateway // by VLAN, 0 for what has no tag
 	cables    map[string]*cable        // by the name of their port: "alice/eth0"
+	set       map[string]lab.Card      // Down and Link of ports that are no machine's, as they were set since
 	onlookers map[*onlooker]struct{}
 
 	// What is plugged in, and by which words of the file; used by Apply and Close alone.
@@ -59,7 +61,7 @@ type networkOptions struct {
 func newNetwork(spec *lab.Network, o networkOptions) *network {
 	return &network{
 		name: spec.Name, spec: spec, sw: vnet.NewSwitch(vnet.SwitchOptions{}), ring: newRing(o.ring),
-		gateways: map[int]*gateway.Gateway{}, cables: map[string]*cable{}, onlookers: map[*onlooker]struct{}{},
+		gateways: map[int]*gateway.Gateway{}, cables: map[string]*cable{}, set: map[string]lab.Card{}, onlookers: map[*onlooker]struct{}{},
 	}
 }
 
@@ -104,7 +106,11 @@ func (n *network) openGateways(p *plan, events event.Sink) error {
 			port.Close()
 			return err
 		}
-		gw, err := gateway.New(n.cord(port, name, cfg.MAC, link.Options{Reversed: true}), cfg)
+		cord, err := n.cord(port, name, &lab.Card{}, cfg.MAC, link.Options{Reversed: true})
+		if err != nil {
+			return err
+		}
+		gw, err := gateway.New(cord, cfg)
 		if err != nil {
 			return fmt.Errorf("network %s: %w", g.Name, err)
 		}
@@ -129,18 +135,49 @@ func (n *network) plug(port vnet.Port, machine string, card int, spec *lab.Card,
 	return n.attach(port, machine+"/"+cardName(card), spec, mac)
 }
 
-// cord puts a link around a port, on which all who watch the network look.
-func (n *network) cord(port vnet.Port, name string, mac net.HardwareAddr, o link.Options) *cable {
+// cord puts a link around a port, which it owns, and has all who watch the network
+// look on. What was done to the port of that name before goes before what spec says.
+func (n *network) cord(port vnet.Port, name string, spec *lab.Card, mac net.HardwareAddr, o link.Options) (*cable, error) {
 	c := &cable{Link: link.New(port, o), mac: mac}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if set, ok := n.set[name]; ok {
+		spec = &set
+	}
+	c.SetUp(!spec.Down)
+	if err := errors.Join(c.SetImpairment(link.Out, spec.Link.Out), c.SetImpairment(link.In, spec.Link.In)); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("network %s: plug in %s: %w", n.name, name, err)
+	}
 	n.lose(name)
 	n.keep(name, c)
 	for w := range n.onlookers {
 		w.look(n.interfaceOf(name, mac), c.Link)
 	}
 	n.cables[name] = c
-	return c
+	return c, nil
+}
+
+// setPort does something to the cable of a port that is no machine's, and notes it
+// in what the port has when it comes back.
+func (n *network) setPort(name string, do func(to *lab.Card, c *cable) error) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c := n.cables[name]
+	if c == nil {
+		return fmt.Errorf("link %s is no longer plugged into network %s", name, n.name)
+	}
+	to := n.set[name]
+	err := do(&to, c)
+	n.set[name] = to
+	return err
+}
+
+// ports are the names of what is plugged in.
+func (n *network) ports() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Sorted(maps.Keys(n.cables))
 }
 
 // keep has the ring look at a cable; n is locked.
@@ -161,6 +198,7 @@ func (n *network) unplug(machine string) {
 	for name := range n.cables {
 		if strings.HasPrefix(name, machine+"/") {
 			n.lose(name)
+			delete(n.set, name) // of one that had left the lab
 		}
 	}
 }
@@ -177,15 +215,11 @@ func (n *network) lose(name string) {
 
 // attach joins a port with the switch by a cable.
 func (n *network) attach(port vnet.Port, name string, spec *lab.Card, mac net.HardwareAddr) error {
-	c := n.cord(port, name, mac, link.Options{})
-	c.SetUp(!spec.Down)
-	err := errors.Join(c.SetImpairment(link.Out, spec.Link.Out), c.SetImpairment(link.In, spec.Link.In))
+	c, err := n.cord(port, name, spec, mac, link.Options{})
 	if err != nil {
-		c.Close()
-	} else {
-		_, err = n.sw.Attach(c.Link, vnet.PortOptions{Name: name, VLAN: spec.VLAN})
+		return err
 	}
-	if err != nil {
+	if _, err := n.sw.Attach(c.Link, vnet.PortOptions{Name: name, VLAN: spec.VLAN}); err != nil {
 		return fmt.Errorf("network %s: plug in %s: %w", n.name, name, err)
 	}
 	return nil

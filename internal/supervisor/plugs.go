@@ -56,7 +56,7 @@ func (n *network) openPlug(p lab.Plug, path string, events event.Sink) (io.Close
 		return n.attach(port, name(peer), &lab.Card{VLAN: p.VLAN}, nil)
 	}
 	o := wire.ListenOptions{
-		Gone: func(peer wire.Peer) { n.forget(name(peer)) },
+		Gone: func(peer wire.Peer) { n.forgetAll(name(peer)) },
 		Refused: func(err error) {
 			events.Emit(event.Event{Kind: event.Warn, Task: "plug", Subject: n.name, Message: fmt.Sprintf("plug %s: %v", p.Path, err)})
 		},
@@ -176,4 +176,13 @@ func (n *network) forget(name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.lose(name)
+}
+
+// forgetAll is forget for a port that does not come back: who has its name next is
+// somebody else.
+func (n *network) forgetAll(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lose(name)
+	delete(n.set, name)
 }

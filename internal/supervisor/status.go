@@ -10,11 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"wolffia/internal/access"
-	"wolffia/internal/lab"
 	"wolffia/internal/vnet/link"
 )
 
@@ -292,78 +290,4 @@ func (n *network) status() (out []LinkStatus) {
 		out = append(out, s)
 	}
 	return out
-}
-
-// SetLink plugs a machine's cable into a network in, or pulls it out.
-func (l *Lab) SetLink(name, network string, up bool) error {
-	m, card, err := l.card(name, network)
-	if err != nil {
-		return err
-	}
-	return m.setLink(card, up)
-}
-
-// SetImpairment makes a machine's cable worse, or good again, in the directions
-// that are not nil.
-func (l *Lab) SetImpairment(name, network string, out, in *link.Impairment) error {
-	m, card, err := l.card(name, network)
-	if err != nil {
-		return err
-	}
-	for _, i := range []*link.Impairment{out, in} {
-		if i == nil {
-			continue
-		}
-		if err := i.Check(); err != nil {
-			return err
-		}
-	}
-	m.mu.Lock()
-	c := &m.spec.Cards[card]
-	network = c.Network
-	if out != nil {
-		c.Link.Out = *out
-	}
-	if in != nil {
-		c.Link.In = *in
-	}
-	m.mu.Unlock()
-	cable := l.network(network).cable(name + "/" + cardName(card))
-	if cable == nil {
-		return nil
-	}
-	// Also what it is already: the sequence of decisions begins anew.
-	if out != nil {
-		err = cable.SetImpairment(link.Out, *out)
-	}
-	if in != nil {
-		err = errors.Join(err, cable.SetImpairment(link.In, *in))
-	}
-	if errors.Is(err, net.ErrClosed) {
-		return nil // the machine is ending; its next life has what was set
-	}
-	return err
-}
-
-// card finds a machine's card on a network; with one card the network may be
-// left out.
-func (l *Lab) card(name, network string) (*member, int, error) {
-	m, err := l.member(name)
-	if err != nil {
-		return nil, 0, err
-	}
-	cards := m.description().Cards
-	for i := range cards {
-		if cards[i].Network == network || cardName(i) == network || network == "" && len(cards) == 1 {
-			return m, i, nil
-		}
-	}
-	var names []string
-	for i := range cards {
-		names = append(names, cards[i].Network)
-	}
-	if network == "" {
-		return nil, 0, fmt.Errorf("machine %s is on %s; name one, as in %s/%s", name, strings.Join(names, ", "), name, names[0])
-	}
-	return nil, 0, lab.OneOf("network of machine "+name, network, names)
 }

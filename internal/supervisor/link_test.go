@@ -1,0 +1,165 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"wolffia/internal/vnet/link"
+	"wolffia/internal/vnet/wire"
+)
+
+const gateways = "networks: {lan: {subnet: 10.9.0.0/24}, far: {subnet: 10.8.0.0/24}}\nmachines: {anna: {networks: [lan, far]}, bert: {networks: [far]}, carl: {networks: []}}\n"
+
+// linkAt is what is known of one link of a lab; it ends the test where there is none.
+func linkAt(t *testing.T, l *Lab, network, name string) LinkStatus {
+	t.Helper()
+	for _, s := range l.Links() {
+		if s.Network == network && s.Name == name {
+			return s
+		}
+	}
+	t.Fatalf("there is no %s on %s", name, network)
+	return LinkStatus{}
+}
+
+// TestLinkNames: only machines' links could be changed, though others were listed.
+func TestLinkNames(t *testing.T) {
+	l := play(t, newPuppets())
+	apply(t, l, gateways)
+	if err := l.Ready(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	names := LinkNames(l.Status(), l.Links())
+	if want := []string{"anna/lan", "anna/far", "bert/far", "far/gateway", "lan/gateway"}; !slices.Equal(names, want) {
+		t.Errorf("%q, want %q", names, want)
+	}
+	for name, at := range map[string][2]string{
+		"bert": {"far", "bert/eth0"}, "anna/lan": {"lan", "anna/eth0"}, "anna/eth1": {"far", "anna/eth1"},
+		"lan/anna/eth0": {"lan", "anna/eth0"}, "lan/gateway": {"lan", "gateway"}, "far/gateway": {"far", "gateway"},
+	} {
+		x, err := l.Link(name)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if err := x.SetUp(false); err != nil {
+			t.Error(name, err)
+		}
+		for _, s := range l.Links() {
+			if cut := [2]string{s.Network, s.Name} == at; s.Up == cut {
+				t.Errorf("%s is out, and of %s the link is up: %v", name, s.Name, s.Up)
+			}
+		}
+		if err := x.SetUp(true); err != nil {
+			t.Error(name, err)
+		}
+	}
+	for name, want := range map[string]string{
+		"gateway":     "link gateway is on far, lan; name one, as in far/gateway",
+		"anna":        "machine anna is on lan, far; name one, as in anna/lan",
+		"carl":        "machine carl is on no network",
+		"anna/lna":    `unknown network of machine anna "lna"; did you mean "lan"?`,
+		"lan/gatway":  `unknown link of network lan "gatway"; did you mean "gateway"?`,
+		"gatway":      `unknown link "gatway"; it is one of anna, anna/far, anna/lan, bert, bert/far, carl, far/gateway, lan/gateway`,
+		"berrt":       `unknown link "berrt"; did you mean "bert"?`,
+		"lan":         `unknown link "lan"; it is one of`,
+		"lan/bert/e0": `unknown link of network lan "bert/e0"`,
+	} {
+		if _, err := l.Link(name); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// A machine goes before what has its name.
+	apply(t, l, strings.Replace(gateways, "bert:", "gateway:", 1))
+	if err := l.Ready(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if x, err := l.Link("gateway"); err != nil || x.machine == nil {
+		t.Errorf("%+v, %v", x, err)
+	}
+	if names := LinkNames(l.Status(), l.Links()); !slices.Contains(names, "lan/gateway") || slices.Contains(names, "gateway") {
+		t.Error(names)
+	}
+}
+
+// TestLinkStays: what a gateway's link does is the same when another file makes the
+// gateway anew.
+func TestLinkStays(t *testing.T) {
+	l := play(t, newPuppets())
+	apply(t, l, gateways)
+	x, err := l.Link("lan/gateway")
+	if err != nil {
+		t.Fatal(err)
+	}
+	delay := link.Impairment{Delay: 20 * time.Millisecond}
+	if err := x.SetImpairment(&delay, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.SetImpairment(&link.Impairment{Loss: 2}, nil); err == nil {
+		t.Error("a loss of 200% is accepted")
+	}
+	if err := x.SetUp(false); err != nil {
+		t.Fatal(err)
+	}
+	before := l.network("lan").cable("gateway")
+	apply(t, l, strings.Replace(gateways, "{subnet: 10.9.0.0/24}", "{subnet: 10.9.0.0/24, host: false}", 1))
+	if l.network("lan").cable("gateway") == before {
+		t.Error("the gateway is the one before")
+	}
+	if s := linkAt(t, l, "lan", "gateway"); s.Up || s.OutImpairment != "delay 20ms" || s.InImpairment != "none" {
+		t.Errorf("%+v", s)
+	}
+	if s := linkAt(t, l, "far", "gateway"); !s.Up || s.OutImpairment != "none" {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestLinkOfClient: what is done to the link of who has plugged in ends with it.
+func TestLinkOfClient(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "far.stream")
+	l := play(t, newPuppets())
+	apply(t, l, strings.Replace(two, "gateway: none", "gateway: none, plugs: [stream: "+path+"]", 1))
+	const name = "far.stream:1"
+	await := func(there bool) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			listed := slices.ContainsFunc(l.Links(), func(s LinkStatus) bool { return s.Name == name })
+			if cable := l.network("lan").cable(name) != nil; listed == there && cable == there {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("plugged in: %v", !there)
+			}
+		}
+	}
+	for range 2 {
+		port, err := wire.DialStream(context.Background(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		await(true)
+		if s := linkAt(t, l, "lan", name); !s.Up || s.InImpairment != "none" {
+			t.Errorf("%+v", s)
+		}
+		x, err := l.Link(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(x.SetUp(false), x.SetImpairment(nil, &link.Impairment{Loss: 1})); err != nil {
+			t.Fatal(err)
+		}
+		if s := linkAt(t, l, "lan", name); s.Up || s.InImpairment != "loss 100%" {
+			t.Errorf("%+v", s)
+		}
+		port.Close()
+		await(false)
+		if err := x.SetUp(true); err == nil || !strings.Contains(err.Error(), "no longer plugged into network lan") {
+			t.Error(err)
+		}
+	}
+}
