@@ -71,7 +71,7 @@ func TestLabPage(t *testing.T) {
 
 		ask + "http://lab/v1/machines":                                       `{"name":"router","state":"ready",`,
 		ask + "http://lab/v1/links":                                          `"router/eth1"`,
-		ask + `-d '{"up": true}' http://lab/v1/machines/web/links/back`:      "null\n",
+		ask + `-d '{"up": true}' http://lab/v1/links/web%2Fback`:             "null\n",
 		ask + `-d '["alice"]' http://lab/v1/restart`:                         "\n{\"end\":{}}\n",
 		ask + "-fo back.pcapng 'http://lab/v1/capture?network=back&last=1m'": "",
 	} {
