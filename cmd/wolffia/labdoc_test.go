@@ -1,7 +1,11 @@
 package main
 
 import (
+	"fmt"
+	"net"
+	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -81,5 +85,57 @@ func TestLabPage(t *testing.T) {
 	}
 	if again := l.do("up", "--dry-run"); !strings.Contains(again, "nothing") {
 		t.Errorf("after all of it, up would do: %s", again)
+	}
+}
+
+// TestNetworkPage types the commands of the page about a machine's network, with a
+// key of its own in the place of the page's, and a server in that of python3.
+func TestNetworkPage(t *testing.T) {
+	parallel(t)
+	ssh := tooltest.Require(t, "ssh", "openssh-client")
+	l, err := net.Listen("tcp4", "127.0.0.1:8000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "the host") })}
+	go server.Serve(l)
+	defer server.Close()
+	p, id := newPerson(t), newIdentity(t)
+	dir, bin := p.folder(t, "lab"), p.folder(t, "bin")
+	if err := os.Symlink(p.plain(t), filepath.Join(bin, "wolffia")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.try(t, call{dir: dir}, "down", "--volumes") })
+	outputs := map[string]string{}
+	for _, b := range blocks(t, "network.md") {
+		if b.language == "yaml" {
+			p.write(t, filepath.Join(dir, "wolffia.yaml"), regexp.MustCompile("ssh-ed25519 [^\"]*").ReplaceAllLiteralString(b.text, id.public))
+			continue
+		}
+		for command := range strings.Lines(b.text) {
+			command = strings.TrimSpace(command)
+			switch tool, args, _ := strings.Cut(command, " "); tool {
+			case "wolffia":
+				c := call{dir: dir, program: "sh", limit: cold, env: []string{"PATH=" + bin + ":" + os.Getenv("PATH")}}
+				outputs[command] = p.run(t, c, "-ec", command).out
+			case "ssh": // of whoever runs the tests: it wants an account with a name
+				out, err := exec.CommandContext(t.Context(), ssh, append(append(id.flags("-p", 5523), strings.Fields(args)...), "hostname")...).CombinedOutput()
+				if err != nil {
+					t.Fatalf("%s: %v\n%s", command, err, out)
+				}
+				outputs[command] = string(out)
+			case "python3", "kill", "sudo":
+			default:
+				t.Errorf("nobody tries %q", command)
+			}
+		}
+	}
+	for command, want := range map[string]string{
+		"wolffia run -- wget -qO- http://10.0.2.2:8000/": "the host",
+		"ssh -p 5523 root@127.0.0.1":                     "alice\n",
+	} {
+		if out, ok := outputs[command]; !ok || out != want {
+			t.Errorf("%s: %q", command, out)
+		}
 	}
 }
