@@ -327,7 +327,7 @@ images:
   base: {packages: [busybox-static, dropbear-bin], deps: elf}
   server:
     from: base
-    files: [{path: /etc/wolffia/services/late, mode: "0755", content: "#!/bin/sh\n(sleep 1; echo up >/run/late; nc -ll -p 80 -e true) </dev/null >/dev/null 2>&1 3>&- &\n"}]
+    files: [{path: /etc/wolffia/services/late, mode: "0755", content: "#!/bin/sh\n(sleep 1; echo up >/run/late; until ip -4 addr show eth0 | grep -q inet; do sleep 0.1; done; httpd -f -p 10.0.2.50:80) </dev/null >/dev/null 2>&1 3>&- &\n"}]
     services: [late]
   dhcp:
     from: server
@@ -338,8 +338,8 @@ images:
 networks: {lan: , still: {subnet: 10.7.0.0/24, dhcp: false}}
 machines:
   last: {image: base, networks: [lan, {network: still, address: dhcp}], after: [middle]}
-  middle: {image: server, networks: [{network: still, address: 10.7.0.7}], after: [first], ready: {command: "test -e /run/late"}}
-  first: {image: dhcp, networks: [lan, {network: still, address: 10.7.0.9}], ready: {port: 80}}
+  middle: {image: server, networks: [{network: still, address: 10.7.0.7}], after: [first], backend: qemu, ready: {command: "test -e /run/late"}}
+  first: {image: dhcp, networks: [{network: lan, address: 10.0.2.50}, {network: still, address: 10.7.0.9}], ready: {port: 80}}  # which is bound to that address alone
 `)
 	l.do("up")
 	// Each began when the one before was ready, which took that one a second's sleep.

@@ -68,7 +68,7 @@ func lifeKeys() []key[Machine] {
 
 func readyKeys() []key[Ready] {
 	return []key[Ready]{
-		{"port", "A TCP port of the machine takes connections.", intShape(1, 65535),
+		{"port", "A TCP port of the machine takes connections, at 127.0.0.1 or at the IPv4 address of a card.", intShape(1, 65535),
 			func(d *decoder, n ast.Node, r *Ready) { d.number(n, "port", 1, 65535, &r.Port) }},
 		{"command", "A line for the machine's shell ends well; it is tried until it does.", textShape("wget -q -O /dev/null http://127.0.0.1/"),
 			func(d *decoder, n ast.Node, r *Ready) { d.set(n, "command", &r.Command) }},

@@ -230,7 +230,7 @@ func (s *Guest) check(ctx context.Context, want lab.Ready) error {
 	}
 	defer client.Close()
 	for {
-		err := try(ctx, client, want)
+		err := s.try(ctx, client, want)
 		if err == nil {
 			return nil
 		}
@@ -244,17 +244,41 @@ func (s *Guest) check(ctx context.Context, want lab.Ready) error {
 	}
 }
 
-func try(ctx context.Context, client *access.Client, want lab.Ready) error {
+func (s *Guest) try(ctx context.Context, client *access.Client, want lab.Ready) error {
 	if want.Port != 0 {
-		conn, err := client.Connect(ctx, net.JoinHostPort("127.0.0.1", strconv.Itoa(want.Port)))
-		if err != nil {
-			return err
-		}
-		return conn.Close()
+		return s.connect(ctx, client, strconv.Itoa(want.Port))
 	}
 	st, err := client.Run(ctx, access.Command{Argv: []string{"sh", "-c", want.Command}, Stdout: io.Discard, Stderr: io.Discard})
 	if err == nil && st.Code != 0 {
 		err = fmt.Errorf("exit status %d", st.Code)
+	}
+	return err
+}
+
+// cardPatience is how long a connection to a card's own address may take. Where the
+// machine has given the card another one, nobody might answer, for minutes.
+const cardPatience = 5 * time.Second
+
+// connect tries whether a port of the machine takes connections, at 127.0.0.1 or
+// where a service may be bound to alone: the address of a card. The error is that
+// of 127.0.0.1.
+func (s *Guest) connect(ctx context.Context, client *access.Client, port string) error {
+	conn, err := client.Connect(ctx, net.JoinHostPort("127.0.0.1", port))
+	if err == nil {
+		return conn.Close()
+	}
+	m := s.cfg.Machine
+	for i := range m.Cards {
+		at := s.cfg.plan.at(m, &m.Cards[i])
+		if !at.v4.IsValid() || m.Cards[i].Down { // it might have asked in vain
+			continue
+		}
+		limited, cancel := context.WithTimeout(ctx, cardPatience)
+		conn, err := client.Connect(limited, net.JoinHostPort(at.v4.Addr().String(), port))
+		cancel()
+		if err == nil {
+			return conn.Close()
+		}
 	}
 	return err
 }
