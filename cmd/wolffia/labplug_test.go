@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -15,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/host/hosttest"
+	"wolffia/internal/kernel"
+	"wolffia/internal/machine/machinetest"
 	"wolffia/internal/tooltest"
 	"wolffia/internal/vnet"
 	"wolffia/internal/vnet/wire"
@@ -236,6 +240,56 @@ func qemuHas(t *testing.T, kind string) bool {
 	return slices.Contains(strings.Fields(string(out)), kind)
 }
 
+// oldUML boots Debian 12's User-Mode Linux, the last that plugs into a VDE switch
+// itself, by the words of the manual: it gets addresses by DHCP and finds anna.
+func (l *lab) oldUML() {
+	t := l.t
+	t.Helper()
+	c, st := machinetest.Archive(t)
+	ctx, cancel := context.WithTimeout(context.Background(), cold)
+	defer cancel()
+	lock, err := c.Resolve(ctx, kernel.UMLRequest("bookworm", "amd64"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := kernel.InstallLockedUML(ctx, c, st, lock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(l.home, "bookworm")
+	if err := os.CopyFS(dir, os.DirFS(filepath.Dir(k.Path))); err != nil {
+		t.Fatal(err)
+	}
+	initramfs, err := os.ReadFile(machinetest.UML(t).Initramfs(t, `
+cat >/lease <<'END'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip addr add $ip/$mask dev $interface
+echo "search $domain" >/etc/resolv.conf
+for d in $dns; do echo "nameserver $d" >>/etc/resolv.conf; done
+END
+chmod 755 /lease
+for dev in eth0 eth1; do
+	ip link set $dev up
+	busybox udhcpc -n -q -t 30 -T 1 -s /lease -i $dev
+	ping -4 -c 1 -W 30 anna
+	ping -4 -c 1 -W 30 10.0.2.2
+	ip link set $dev down
+done
+poweroff -f`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.write(t, filepath.Join(dir, "initramfs"), string(initramfs))
+	hide, _ := program() // newPerson has looked at the error
+	o := l.run(t, call{dir: dir, limit: cold, wrap: []string{hide}, env: []string{withoutXStateEnv + "=1"}, program: filepath.Join(dir, filepath.Base(k.Path))},
+		"mem=64M", "initrd=initramfs", "con=null", "con0=null,fd:1", "uml_dir=./", hosttest.WithoutAVX,
+		"eth0=daemon,,unix,"+l.dir+"/lan.vde/ctl", "eth1=vde,"+l.dir+"/lan.vde")
+	if strings.Count(o.out, " 0% packet loss") != 4 {
+		t.Error(o)
+	}
+}
+
 // left are the files in the lab's folder besides its own.
 func (l *lab) left() (names []string) {
 	entries, _ := os.ReadDir(l.dir)
@@ -263,7 +317,12 @@ func TestLabPlugs(t *testing.T) {
 networks:
   lan:
     mtu: 9000
-    plugs: [vde-switch: ./lan.vde, stream: ./lan.stream, bess: ./lan.bess, {vde-switch: ./ten.vde, vlan: 10}]
+    plugs:
+      - vde-switch: ./lan.vde
+      - stream: ./lan.stream
+      - bess: ./lan.bess
+      - {vde-switch: ./ten.vde, vlan: 10}
+      - {vde-switch: ./trunk.vde, trunk: [10]}
 machines:
   anna: {networks: [lan]}
 `)
@@ -276,20 +335,38 @@ machines:
 	// On VLAN 10 nobody is but others like it.
 	ten, _ := p.plug(t, filepath.Join(l.dir, "ten.vde"), host(101))
 	eleven, _ := p.plug(t, filepath.Join(l.dir, "ten.vde"), host(102))
-	// What goes to all comes to the one there, and there alone.
-	for came := false; !came; {
+	trunk, _ := p.plug(t, filepath.Join(l.dir, "trunk.vde"), host(103))
+	// What goes to all comes to those there, and there alone; on a trunk it has a tag.
+	tag := []byte{0x81, 0, 0, 10}
+	for came, limit := map[string]bool{}, time.After(patience); len(came) < 3; {
 		ten.send(ten.arp(1, everybody, anna))
+		question := trunk.arp(1, everybody, anna)
+		trunk.send(question)
+		trunk.send(slices.Concat(question[:12], tag, question[12:]))
+		var f []byte
+		open := true
 		select {
-		case f, open := <-eleven.frames:
-			if !open {
-				t.Fatal("the cable has ended")
+		case f, open = <-eleven.frames:
+			if len(f) >= 42 && [4]byte(f[28:]) == ten.ip {
+				came["to the other"] = true
 			}
-			came = len(f) >= 42 && [4]byte(f[28:]) == ten.ip
-		case f := <-ten.frames:
-			if len(f) >= 42 && [4]byte(f[28:]) == anna {
-				t.Fatalf("somebody answers on another VLAN: %x", f)
+			if len(f) >= 42 && [4]byte(f[28:]) == trunk.ip {
+				came["from the trunk"] = true
 			}
+		case f, open = <-trunk.frames:
+			if len(f) >= 46 && bytes.Equal(f[12:16], tag) && [4]byte(f[32:]) == ten.ip {
+				came["to the trunk"] = true
+			}
+		case f, open = <-ten.frames:
 		case <-time.After(100 * time.Millisecond):
+		case <-limit:
+			t.Fatalf("after %v only this has come: %v", patience, came)
+		}
+		if !open {
+			t.Fatal("the cable has ended")
+		}
+		if bytes.Contains(f, anna[:]) && !bytes.HasPrefix(f, everybody[:]) {
+			t.Fatalf("somebody answers on another VLAN: %x", f)
 		}
 	}
 	if out := l.do("net"); !strings.Contains(out, " lan.vde:1 ") || !strings.Contains(out, " ten.vde:1 ") || !strings.Contains(out, " ten.vde:2 ") {
@@ -316,6 +393,7 @@ machines:
 		}
 	}
 	elsewhere()
+	l.oldUML()
 
 	// What a supervisor that was killed leaves is no obstacle.
 	pid, _ := l.ps()
@@ -324,7 +402,7 @@ machines:
 		t.Fatal(err)
 	}
 	eventually(t, patience, "the supervisor is gone", func() bool { return syscall.Kill(pid, 0) != nil })
-	if names := l.left(); len(names) != 4 {
+	if names := l.left(); len(names) != 5 {
 		t.Errorf("the one that was killed leaves %q", names)
 	}
 	l.do("up")

@@ -19,14 +19,28 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"wolffia/internal/host/hosttest"
 	"wolffia/internal/machine/keeper"
 )
 
+// withoutXStateEnv makes the test binary a program that runs another one on an
+// older processor: see [hosttest.HideXState].
+const withoutXStateEnv = "WOLFFIA_TEST_WITHOUT_XSTATE"
+
 func TestMain(m *testing.M) {
 	keeper.Main()
+	if os.Getenv(withoutXStateEnv) != "" {
+		err := hosttest.HideXState()
+		if err == nil {
+			err = syscall.Exec(os.Args[1], os.Args[1:], os.Environ())
+		}
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	if filepath.Base(os.Args[0]) == "wolffia" {
 		main()
 	}
