@@ -104,7 +104,7 @@ name: mixed
 images:
   base: {packages: [busybox-static, dropbear-bin], deps: elf}
 networks:
-  lan: {routes: [{to: far, via: router}]}
+  lan: {subnet6: "fd00:1::/64", routes: [{to: far, via: router}]}
   far: {subnet: 10.9.0.0/24, router: router}
 machines:
   anna: {networks: [lan]}
@@ -114,14 +114,14 @@ machines:
   router: {networks: [lan, far]}
   emil: {networks: [far], after: [router], forwards: ["127.0.0.1:%d:80"]}
 `, into))
-	host, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "the host") })}
-	go server.Serve(host)
+	l4, l6, port := listenBoth(t)
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from, _, _ := net.SplitHostPort(r.RemoteAddr)
+		fmt.Fprintln(w, "the host hears", from)
+	})}
+	go server.Serve(l4)
+	go server.Serve(l6)
 	defer server.Close()
-	port := host.Addr().(*net.TCPAddr).Port
 	l.do("up", "--boot-timeout", "5m")
 
 	near := []string{"anna", "bert", "carl", "dora"}
@@ -132,9 +132,9 @@ machines:
 				fmt.Fprintf(&script, "ping -4 -c 1 -W 5 %s; ping -6 -c 1 -W 5 %[1]s.lan\n", to)
 			}
 		}
-		fmt.Fprintf(&script, "wget -q -O - http://10.0.2.2:%d/\n", port)
+		fmt.Fprintf(&script, "wget -q -O - http://10.0.2.2:%d/; wget -q -O - 'http://[fd00:1::2]:%[1]d/'\n", port)
 		fmt.Fprintf(&script, "ping -4 -c 1 -W 5 emil; ping -6 -c 1 -W 5 emil\n")
-		if out := l.in(from, script.String()); strings.Count(out, " 0% packet loss") != 8 || !strings.Contains(out, "the host") {
+		if out := l.in(from, script.String()); strings.Count(out, " 0% packet loss") != 8 || !strings.Contains(out, "the host hears 127.0.0.1\nthe host hears ::1\n") {
 			t.Errorf("%s: %s", from, out)
 		}
 	}
@@ -146,7 +146,7 @@ machines:
 	}
 	// The host, and its name server, lie behind the router, and the way back leads
 	// over it. A port of the host leads in.
-	if out := l.in("emil", fmt.Sprintf("wget -q -O - http://10.0.2.2:%d/; wget -q -O - http://gateway.lan:%[1]d/; ping -c 1 -W 5 10.0.2.2", port)); strings.Count(out, "the host") != 2 {
+	if out := l.in("emil", fmt.Sprintf("wget -q -O - http://10.0.2.2:%d/; wget -q -O - http://gateway.lan:%[1]d/; wget -q -O - 'http://[fd00:1::2]:%[1]d/'; ping -c 1 -W 5 10.0.2.2", port)); strings.Count(out, "the host hears") != 3 || !strings.Contains(out, "the host hears ::1") {
 		t.Error(out)
 	}
 	l.start(t, call{dir: l.dir}, "exec", "emil", "--", "sh", "-c", "echo from emil | nc -l -p 80")

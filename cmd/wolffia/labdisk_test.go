@@ -66,7 +66,7 @@ func TestLabMoreDisks(t *testing.T) {
 			}
 		}
 	}
-	both("cat /data/image/word /fixed/word; echo kept | tee /data/mine /data/image/mine /fat/Mine.text; ! touch /fixed/x 2>/dev/null; cd /sys/class/block; cat ubda/size vda/size ubde/size vde/size 2>/dev/null || true",
+	both("cat /data/image/word /fixed/word; echo kept | tee /data/mine /data/image/mine /fat/Mine.text; if touch /fixed/x 2>/dev/null; then exit 1; fi; cd /sys/class/block; cat ubda/size vda/size ubde/size vde/size 2>/dev/null || true",
 		"of an image\nof an image\nkept\n4194304\n16384\n")
 	if got := l.in("anna", "grep -c '^/dev/ubd[abcd] ' /proc/mounts"); got != "4\n" {
 		t.Errorf("%q", got)

@@ -54,7 +54,7 @@ func TestLabShares(t *testing.T) {
 		if err != nil || int(info.Sys().(*syscall.Stat_t).Uid) != p.uid || l.hostFile("work/"+m+"/back") != "from "+m+"\n" {
 			t.Errorf("%s: %v, %v: %q", m, info, err, l.hostFile("work/"+m+"/back"))
 		}
-		l.in(m, "! echo x >/mnt/fixed/new; ! rm -f /mnt/fixed/word; mount -o remount,rw /mnt/fixed || true; ! echo x >/mnt/fixed/word")
+		l.in(m, "if echo x >/mnt/fixed/new; then exit 1; fi; if rm -f /mnt/fixed/word; then exit 1; fi; mount -o remount,rw /mnt/fixed || true; ! echo x >/mnt/fixed/word")
 		if got := l.hostFile("fixed/word"); got != "of fixed\n" {
 			t.Errorf("%s changed what is only to be read: %q", m, got)
 		}
@@ -84,7 +84,7 @@ func TestLabShares(t *testing.T) {
 		t.Errorf("the plan is %q", plan)
 	}
 	l.do("up")
-	l.in("anna", "! test -e /mnt/work; cat /mnt/fixed/word")
+	l.in("anna", "cat /mnt/fixed/word; ! test -e /mnt/work")
 	// A folder that is not there is a mistake in the file, and changes nothing.
 	l.file(strings.Replace(file, "./work", "./wrok", 1))
 	want := "wolffia.yaml:5:43: there is no folder " + filepath.Join(l.dir, "wrok")
