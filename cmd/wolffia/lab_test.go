@@ -428,8 +428,19 @@ func TestLabKilled(t *testing.T) {
 	parallel(t)
 	p := newPerson(t)
 	l := newLab(t, p, small+"networks: {lan: }\nmachines: {anna: {networks: [lan]}, carl: {networks: [lan], backend: qemu}}\n")
-	l.do("up")
-	pid, _ := l.ps()
+	// A terminal that is closed takes nothing with it.
+	x := l.atTerminalIn(t, l.dir, "up")
+	select {
+	case <-x.ended:
+	case <-time.After(cold):
+	}
+	x.left(t, 0)
+	x.near.Close()
+	x.far.Close()
+	pid, machines := l.ps()
+	if machines["anna"].State != "ready" || machines["carl"].State != "ready" {
+		t.Errorf("%+v", machines)
+	}
 	syscall.Kill(pid, syscall.SIGKILL)
 	limit := time.Now().Add(5 * time.Second)
 	for left := p.processes(); len(left) > 0; left = p.processes() {
