@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -475,6 +476,23 @@ machines:
   carl: {networks: [lan], root: disk, backend: qemu}
 `)
 	l.do("up")
+	// What a User-Mode Linux keeps is what it wrote, and not its image once more.
+	kept, _ := filepath.Glob(filepath.Join(l.home, ".local/state/wolffia/labs/*/disks/anna-0"))
+	if len(kept) != 1 {
+		t.Fatal(kept)
+	}
+	var over struct{ Path string }
+	record, err := os.ReadFile(kept[0] + ".base")
+	if err == nil {
+		err = json.Unmarshal(record, &over)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var own, image syscall.Stat_t
+	if err := errors.Join(syscall.Stat(kept[0], &own), syscall.Stat(over.Path, &image)); err != nil || own.Blocks > image.Blocks/4 {
+		t.Errorf("it takes %d blocks, and its image %d; %v", own.Blocks, image.Blocks, err)
+	}
 	both := func(script, want string) {
 		t.Helper()
 		for _, m := range []string{"anna", "carl"} {
