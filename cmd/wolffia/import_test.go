@@ -191,7 +191,7 @@ topology:
 			command = strings.TrimSpace(command)
 			outputs[command] = p.run(t, call{
 				dir: l.dir, program: "sh", limit: cold, env: []string{"PATH=" + bin + ":" + os.Getenv("PATH")},
-				stdin: strings.NewReader("ping -c 1 -W 5 10.0.0.2; exit\n"), // which ssh types
+				stdin: strings.NewReader("ping -c 1 -W 5 10.0.0.2\n"), // what is typed after ssh
 			}, "-ec", command).out
 		}
 	}

@@ -593,6 +593,12 @@ func TestLabAccess(t *testing.T) {
 	login.out.expect(t, `/dev/pts/\d+\r\n30 100\r\n`)
 	login.write(t, "exit 3\r")
 	login.left(t, 3)
+	if o := l.try(t, call{dir: l.dir, stdin: strings.NewReader("echo by pipe; exit 3\n")}, "ssh", "anna"); o.status != 3 || o.out != "by pipe\n" {
+		t.Error(o)
+	}
+	if o := l.try(t, call{dir: l.dir, stdin: strings.NewReader("echo to its end\n")}, "ssh", "anna"); o.status != 0 || o.out != "to its end\n" {
+		t.Error(o)
+	}
 	if o := l.try(t, call{dir: l.dir}, "ssh", "anna", "--", "sh", "-c", "exit 7"); o.status != 7 {
 		t.Error(o)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	xterm "golang.org/x/term"
 
 	"wolffia/internal/access"
 	"wolffia/internal/api"
@@ -65,7 +66,7 @@ func newSSH(env Env, sig *signals) *cobra.Command {
 		Use:   "ssh MACHINE [-- CMD [ARG]...]",
 		Short: "Log in to a machine of the lab",
 		Long: `Gives a login shell of root in a machine that is up, or runs a command as wolffia
-exec does. The keys are the machine's own: there is nothing to ask or to confirm, and
+exec does; a script may come by standard input. The keys are the machine's own: there is nothing to ask or to confirm, and
 no port of the host or network of the machine is needed.
 
 With --stdio it only joins standard input and output to the machine's ssh server, for
@@ -115,7 +116,10 @@ func (o *enterOptions) enter(ctx context.Context, env Env, sig *signals, name st
 	running, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	r := newRemote(env, argv, end, watch)
-	status, err := r.run(running, sig, client, o.tty || len(argv) == 0, o.noTTY)
+	// A shell that nobody types to ends with its input, which a terminal in the
+	// machine would keep from it.
+	login := len(argv) == 0 && !o.noTTY && xterm.IsTerminal(int(env.Stdin.Fd()))
+	status, err := r.run(running, sig, client, o.tty || login, o.noTTY)
 	switch {
 	case errors.Is(err, unix.EPIPE):
 		return statusError(128 + unix.SIGPIPE)
