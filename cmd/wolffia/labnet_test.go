@@ -78,6 +78,33 @@ var (
 	timeLine = regexp.MustCompile(`min/avg/max = ([\d.]+)/([\d.]+)/([\d.]+) ms`)
 )
 
+// linkStatus is a link as net --json tells of it.
+type linkStatus struct {
+	Network, Name, OutImpairment, InImpairment string
+	Out, In                                    traffic
+}
+
+type traffic struct {
+	Frames, Duplicated, Corrupted, Reordered int
+	Dropped                                  struct{ Loss int }
+}
+
+// link asks for what passed a link.
+func (l *lab) link(network, name string) linkStatus {
+	l.t.Helper()
+	var all []linkStatus
+	if err := json.Unmarshal([]byte(l.do("net", "--json")), &all); err != nil {
+		l.t.Fatal(err)
+	}
+	for _, s := range all {
+		if s.Network == network && s.Name == name {
+			return s
+		}
+	}
+	l.t.Fatalf("no link %s of %s: %+v", name, network, all)
+	return linkStatus{}
+}
+
 // TestLabImpairments measures from inside what links are told to do.
 func TestLabImpairments(t *testing.T) {
 	parallel(t)
@@ -103,8 +130,12 @@ machines:
 		return got, shortest
 	}
 	// Both ways 50 ms: the rest is what an emulated machine takes.
+	before := l.link("lan", "bert/eth0")
 	if got, shortest := ping("-c 10 -i 0.1 -w 20 bert"); got != 10 || shortest < 100 || shortest > 130 {
 		t.Errorf("%d answers, %v ms", got, shortest)
+	}
+	if now := l.link("lan", "bert/eth0"); now.Out.Frames < before.Out.Frames+10 || now.In.Frames < before.In.Frames+10 {
+		t.Errorf("after 10 pings: %+v, before: %+v", now, before)
 	}
 	l.do("net", "set", "bert", "none")
 	if _, shortest := ping("-c 10 -i 0.1 -w 20 bert"); shortest > 50 {
@@ -144,6 +175,15 @@ machines:
 	}
 	if again, same := lost(); same != which {
 		t.Errorf("%d and %d lost, or others: not the same with the same seed", first, again)
+	}
+	before = l.link("quiet", "carl/eth1")
+	l.do("net", "set", "carl/quiet", "--in", "loss", "100%")
+	l.in("anna", "! ping -4 -c 5 -i 0.01 -W 1 10.7.0.2")
+	if now := l.link("quiet", "carl/eth1"); now.In.Dropped.Loss != before.In.Dropped.Loss+5 || now.In.Frames != before.In.Frames {
+		t.Errorf("after a loss of all: %+v, before: %+v", now.In, before.In)
+	}
+	if out := l.do("net"); !regexp.MustCompile(fmt.Sprintf(`quiet +carl/eth1 .* %d \(loss %[1]d\) +out none; in loss 100%%`, before.In.Dropped.Loss+5)).MatchString(out) {
+		t.Error(out)
 	}
 	// A rate, by iperf3, which sends half as much again: TCP on a busy host may
 	// send less.

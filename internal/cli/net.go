@@ -20,6 +20,9 @@ func newNet(env Env) *cobra.Command {
 		Short: "Look at the links of the lab's networks, and change them",
 		Long: `Shows what is plugged into each network, what passed in either direction, and what
 the links do to frames. Out is from what is plugged in to the network, in the other way.
+What was dropped is told by reason: the link's impairments and its queue for the rate;
+refused by what is plugged in; switch, which had no room in its queue to the link, or got
+a broken frame from it; vlan, which the port does not carry.
 
 Its verbs pull out cables and make links worse while the lab runs. They take MACHINE, if
 that is on one network, MACHINE/NETWORK, or any link as it is listed: gateway, lan.vde:1,
@@ -75,11 +78,33 @@ func showLinks(env Env, links []supervisor.LinkStatus) error {
 		case l.OutImpairment != l.InImpairment:
 			does = "out " + l.OutImpairment + "; in " + l.InImpairment
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d, %s\t%d\t%d, %s\t%d\t%s\n", l.Network, l.Name, state,
-			l.Out.Frames, sizeText(int64(l.Out.Bytes)), l.Out.Dropped.Total(), l.In.Frames, sizeText(int64(l.In.Bytes)), l.In.Dropped.Total(), does)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d, %s\t%s\t%d, %s\t%s\t%s\n", l.Network, l.Name, state,
+			l.Out.Frames, sizeText(int64(l.Out.Bytes)), dropsText(l.Out), l.In.Frames, sizeText(int64(l.In.Bytes)), dropsText(l.In), does)
 	}
 	w.Flush()
 	return out.show(env)
+}
+
+// dropsText is how many frames were dropped, and why, where any were.
+func dropsText(t supervisor.Traffic) string {
+	sum := uint64(0)
+	var why []string
+	for _, d := range []struct {
+		count  uint64
+		reason string
+	}{
+		{t.Dropped.Down, "link down"}, {t.Dropped.Loss, "loss"}, {t.Dropped.Queue, "queue"}, {t.Dropped.Offload, "offload"},
+		{t.Dropped.Refused, "refused"}, {t.Switch.Dropped, "switch"}, {t.Switch.Filtered, "vlan"},
+	} {
+		if d.count > 0 {
+			sum += d.count
+			why = append(why, fmt.Sprintf("%s %d", d.reason, d.count))
+		}
+	}
+	if sum == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%d (%s)", sum, strings.Join(why, ", "))
 }
 
 // noImpairment is how a link is written that does nothing to frames.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/vnet"
 	"wolffia/internal/vnet/link"
 	"wolffia/internal/vnet/wire"
 )
@@ -162,4 +163,56 @@ func TestLinkOfClient(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestLinkCounters: what the switch itself did not pass on was to be seen nowhere.
+func TestLinkCounters(t *testing.T) {
+	b := newPuppets()
+	l := play(t, b)
+	apply(t, l, `
+networks: {lan: {gateway: none, vlans: {10: {subnet: 10.9.0.0/24, gateway: none}, 20: {subnet: 10.8.0.0/24, gateway: none}}}}
+machines:
+  anna: {networks: [{network: lan, vlan: 10}]}
+  bert: {networks: [{network: lan, trunk: [20], native: 10}]}
+  carl: {networks: [{network: lan, trunk: [10]}]}
+`)
+	if err := l.Ready(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	full, err := l.network("lan").sw.Plug(vnet.PortOptions{Name: "full", Offloads: true, Queue: 1}) // which nobody reads
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	await := func(what, from string, send []byte, at string, is func(LinkStatus) bool) {
+		t.Helper()
+		p, _ := b.last(from)
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			if _, err := p.cards[0].WriteFrames([]vnet.Frame{{Data: send}}); err != nil {
+				t.Fatal(err)
+			}
+			s := linkAt(t, l, "lan", at)
+			if is(s) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %+v", what, s)
+			}
+		}
+	}
+	plain := []byte("\xff\xff\xff\xff\xff\xff\x02\x00\x00\x00\x00\x01\x08\x00" + strings.Repeat("x", 1400))
+	tagged := func(vlan byte, data []byte) []byte { return slices.Insert(slices.Clone(data), 12, 0x81, 0, 0, vlan) }
+	await("a tag on an access port", "anna", tagged(20, plain), "anna/eth0", func(s LinkStatus) bool {
+		return s.Out.Switch == SwitchDrops{Filtered: s.Out.Frames} && s.Out.Frames > 0 && s.VLAN == 10
+	})
+	await("a runt", "anna", plain[:10], "anna/eth0", func(s LinkStatus) bool { return s.Out.Switch.Dropped > 0 })
+	if s := linkAt(t, l, "lan", "bert/eth0"); s.In.Frames != 0 || s.In.Switch != (SwitchDrops{}) {
+		t.Errorf("%+v", s)
+	}
+	await("a second tag below that of the native VLAN", "carl", tagged(10, tagged(20, plain)), "bert/eth0", func(s LinkStatus) bool {
+		return s.In.Switch.Filtered > 0 && s.In.Switch.Dropped == 0 && s.In.Frames == 0
+	})
+	await("a full queue", "anna", plain, "full", func(s LinkStatus) bool {
+		return s.In.Switch.Dropped > 0 && s.In.Switch.Filtered == 0
+	})
 }

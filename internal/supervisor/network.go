@@ -51,6 +51,7 @@ type network struct {
 type cable struct {
 	*link.Link
 	mac    net.HardwareAddr
+	vlan   int    // of an access port
 	unring func() // takes the ring's eye off it
 }
 
@@ -94,9 +95,9 @@ func (n *network) openGateways(p *plan, events event.Sink) error {
 		if g.NoGateway {
 			continue
 		}
-		name := gatewayName(g.VLAN)
+		name, card := gatewayName(g.VLAN), &lab.Card{VLAN: vnet.VLAN{Access: g.VLAN}}
 		port, err := n.sw.Plug(vnet.PortOptions{
-			Name: name, Offloads: true, Queue: gateway.PortQueue, VLAN: vnet.VLAN{Access: g.VLAN},
+			Name: name, Offloads: true, Queue: gateway.PortQueue, VLAN: card.VLAN,
 		})
 		if err != nil {
 			return fmt.Errorf("network %s: %w", g.Name, err)
@@ -106,7 +107,7 @@ func (n *network) openGateways(p *plan, events event.Sink) error {
 			port.Close()
 			return err
 		}
-		cord, err := n.cord(port, name, &lab.Card{}, cfg.MAC, link.Options{Reversed: true})
+		cord, err := n.cord(port, name, card, cfg.MAC, link.Options{Reversed: true})
 		if err != nil {
 			return err
 		}
@@ -138,7 +139,7 @@ func (n *network) plug(port vnet.Port, machine string, card int, spec *lab.Card,
 // cord puts a link around a port, which it owns, and has all who watch the network
 // look on. What was done to the port of that name before goes before what spec says.
 func (n *network) cord(port vnet.Port, name string, spec *lab.Card, mac net.HardwareAddr, o link.Options) (*cable, error) {
-	c := &cable{Link: link.New(port, o), mac: mac}
+	c := &cable{Link: link.New(port, o), mac: mac, vlan: spec.VLAN.Access}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if set, ok := n.set[name]; ok {

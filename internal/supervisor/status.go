@@ -254,15 +254,28 @@ func (l *Lab) Wait(ctx context.Context, name string, seen State) (State, error) 
 // LinkStatus is what passed a port of a network, from the view of what is
 // plugged in: out is what came from it.
 type LinkStatus struct {
-	Network string     `json:"network"`
-	Name    string     `json:"name"` // "alice/eth0", "gateway"
-	VLAN    int        `json:"vlan,omitempty"`
-	Up      bool       `json:"up"`
-	Out     link.Stats `json:"out"`
-	In      link.Stats `json:"in"`
+	Network string  `json:"network"`
+	Name    string  `json:"name"`           // "alice/eth0", "gateway"
+	VLAN    int     `json:"vlan,omitempty"` // that of an access port
+	Up      bool    `json:"up"`
+	Out     Traffic `json:"out"`
+	In      Traffic `json:"in"`
 
 	OutImpairment string `json:"outImpairment,omitempty"`
 	InImpairment  string `json:"inImpairment,omitempty"`
+}
+
+// Traffic is what passed one direction of a link, and what the switch lost before
+// the link, or behind it.
+type Traffic struct {
+	link.Stats
+	Switch SwitchDrops `json:"switch"`
+}
+
+// SwitchDrops counts frames that a switch did not let in, or out to a link.
+type SwitchDrops struct {
+	Dropped  uint64 `json:"dropped"`  // out: they were broken; in: the port's queue was full
+	Filtered uint64 `json:"filtered"` // by the rules of the port's VLANs
 }
 
 // Links tells of all that is plugged into the lab's networks.
@@ -283,10 +296,12 @@ func (n *network) status() (out []LinkStatus) {
 		s.Out.Frames, s.Out.Bytes = st.RxFrames, st.RxBytes
 		s.In.Frames, s.In.Bytes = st.TxFrames, st.TxBytes
 		if c := n.cable(st.Name); c != nil {
-			s.Up = c.Up()
-			s.Out, s.In = c.Stats(link.Out), c.Stats(link.In)
+			s.Up, s.VLAN = c.Up(), c.vlan
+			s.Out.Stats, s.In.Stats = c.Stats(link.Out), c.Stats(link.In)
 			s.OutImpairment, s.InImpairment = c.Impairment(link.Out).String(), c.Impairment(link.In).String()
 		}
+		s.Out.Switch = SwitchDrops{st.RxDropped, st.RxFiltered}
+		s.In.Switch = SwitchDrops{st.TxDropped, st.TxFiltered} // the link counts what it refused
 		out = append(out, s)
 	}
 	return out

@@ -24,6 +24,7 @@ type Outbox struct {
 	sent    atomic.Uint64
 	bytes   atomic.Uint64
 	dropped atomic.Uint64
+	refused atomic.Uint64
 }
 
 // NewOutbox puts a queue of size bytes (0 means [DefaultQueue]) before port,
@@ -68,10 +69,10 @@ func (o *Outbox) Write(frames []Frame) (dropped int) {
 	return dropped
 }
 
-// Sent says how many frames and bytes went on to the port, and how many frames
-// were dropped.
-func (o *Outbox) Sent() (frames, bytes, dropped uint64) {
-	return o.sent.Load(), o.bytes.Load(), o.dropped.Load()
+// Sent says how many frames and bytes went on to the port, how many frames were
+// dropped before it, and how many it did not take when their turn came.
+func (o *Outbox) Sent() (frames, bytes, dropped, refused uint64) {
+	return o.sent.Load(), o.bytes.Load(), o.dropped.Load(), o.refused.Load()
 }
 
 // Close drops what is queued and waits for the goroutine. The port must be
@@ -117,7 +118,7 @@ func (o *Outbox) run() {
 func (o *Outbox) write(frames []Frame) error {
 	n, err := o.port.WriteFrames(frames)
 	o.count(frames[:n])
-	o.dropped.Add(uint64(len(frames) - n))
+	o.refused.Add(uint64(len(frames) - n))
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"wolffia/internal/vnet"
 )
@@ -80,7 +81,31 @@ func TestOutboxPasses(t *testing.T) {
 	wg.Wait()
 	port.Close()
 	box.Close()
-	if frames, bytes, dropped := box.Sent(); frames != senders*each || bytes != frames*22 || dropped != 0 {
-		t.Errorf("it counts %d frames, %d bytes, %d dropped", frames, bytes, dropped)
+	if frames, bytes, dropped, refused := box.Sent(); frames != senders*each || bytes != frames*22 || dropped != 0 || refused != 0 {
+		t.Errorf("it counts %d frames, %d bytes, %d dropped, %d refused", frames, bytes, dropped, refused)
 	}
+}
+
+// picky takes the first frame that it is given, and no other.
+type picky struct{ stuck }
+
+func (p *picky) WriteFrames([]vnet.Frame) (int, error) { return 1, nil }
+
+// TestOutboxRefused: frames that the port refused were counted as if there had been
+// no room for them.
+func TestOutboxRefused(t *testing.T) {
+	port := &picky{stuck{closed: make(chan struct{})}}
+	box := vnet.NewOutbox(port, 0)
+	box.Write([]vnet.Frame{{Data: make([]byte, 60)}, {Data: make([]byte, 60)}, {Data: make([]byte, 60)}})
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		frames, _, dropped, refused := box.Sent()
+		if frames == 1 && dropped == 0 && refused == 2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it counts %d frames, %d dropped, %d refused", frames, dropped, refused)
+		}
+	}
+	port.Close()
+	box.Close()
 }

@@ -49,7 +49,8 @@ type PortStats struct {
 	RxFiltered uint64 // of a VLAN that the port does not carry, or tagged where no tags are
 	TxFrames   uint64
 	TxBytes    uint64
-	TxDropped  uint64 // no room in the port's queue, or refused by the port
+	TxDropped  uint64 // no room in the port's queue, or in the port itself if it is Direct; or an Offload that can't be cut
+	TxRefused  uint64 // not taken by the port when their turn came
 	TxFiltered uint64 // with a second tag that would have become the first (see VLAN)
 }
 
@@ -223,7 +224,7 @@ func (s *Switch) Stats() []PortStats {
 			RxFrames: p.rxFrames.Load(), RxBytes: p.rxBytes.Load(),
 			RxDropped: p.rxDropped.Load(), RxFiltered: p.rxFiltered.Load(), TxFiltered: p.txFiltered.Load(),
 		}
-		st.TxFrames, st.TxBytes, st.TxDropped = p.out.Sent()
+		st.TxFrames, st.TxBytes, st.TxDropped, st.TxRefused = p.out.Sent()
 		all = append(all, st)
 	}
 	return all
