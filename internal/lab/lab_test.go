@@ -177,6 +177,12 @@ func TestMACsAreStableAndLocal(t *testing.T) {
 	if a.String() != b.String() {
 		t.Errorf("%v and %v differ", a, b)
 	}
+	// A process that came to others by itself would have them change with each up.
+	for want, got := range map[string]string{"6e:f1:b7:39:12:dc": a.String(), "de:7c:3d:28:e1:9b": ControlMAC("lab", "alice").String()} {
+		if got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
 	if a[0]&3 != 2 {
 		t.Errorf("%v is not unicast and locally administered", a)
 	}
