@@ -504,8 +504,15 @@ machines:
 	both("echo kept >/root/mine; sync", "")
 	l.do("restart")
 	both("cat /root/mine", "kept\n")
+	macs := func() string {
+		return l.in("anna", "cat /sys/class/net/eth0/address") + l.in("carl", "cat /sys/class/net/eth0/address")
+	}
+	before := macs()
 	l.do("down")
 	l.do("up")
+	if now := macs(); now != before {
+		t.Errorf("hardware addresses after down and up: %q, before: %q", now, before)
+	}
 	both("cat /root/mine; grep -c '[.]lan' /etc/hosts || true", "kept\n0\n")
 	l.do("down")
 	// What up would refuse is foreseen, and nothing else is.
