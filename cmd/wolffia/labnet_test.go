@@ -78,6 +78,16 @@ var (
 	timeLine = regexp.MustCompile(`min/avg/max = ([\d.]+)/([\d.]+)/([\d.]+) ms`)
 )
 
+// number reads a number of ping's.
+func number(t *testing.T, s string) float64 {
+	t.Helper()
+	n, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // linkStatus is a link as net --json tells of it.
 type linkStatus struct {
 	Network, Name, OutImpairment, InImpairment string
@@ -184,6 +194,32 @@ machines:
 	}
 	if out := l.do("net"); !regexp.MustCompile(fmt.Sprintf(`quiet +carl/eth1 .* %d \(loss %[1]d\) +out none; in loss 100%%`, before.In.Dropped.Loss+5)).MatchString(out) {
 		t.Error(out)
+	}
+	before = l.link("quiet", "carl/eth1")
+	const words = "delay 40ms jitter 30ms duplicate 10% corrupt 30% reorder 60% seed 7"
+	l.do(append([]string{"net", "set", "carl/quiet", "--in"}, strings.Fields(words)...)...)
+	l.in("anna", "ping -4 -q -c 100 -i 0.01 -W 1 10.7.0.2 || true")
+	now := l.link("quiet", "carl/eth1")
+	if now.InImpairment != words || now.OutImpairment != "none" {
+		t.Errorf("%q, %q", now.InImpairment, now.OutImpairment)
+	}
+	for what, c := range map[string]struct{ got, want int }{
+		"duplicated": {now.In.Duplicated - before.In.Duplicated, 10},
+		"corrupted":  {now.In.Corrupted - before.In.Corrupted, 30},
+		"reordered":  {now.In.Reordered - before.In.Reordered, 60},
+	} {
+		if deviation := math.Sqrt(float64(c.want*(100-c.want)) / 100); math.Abs(float64(c.got-c.want)) > 4*deviation {
+			t.Errorf("%d of 100 are %s, want %d", c.got, what, c.want)
+		}
+	}
+	if got, want := now.In.Frames-before.In.Frames, 100+now.In.Duplicated-before.In.Duplicated; got != want {
+		t.Errorf("%d frames came, want %d", got, want)
+	}
+	// Jitter alone: pings take from 10 to 70 ms.
+	l.do("net", "set", "carl/quiet", "--in", "delay", "40ms", "jitter", "30ms", "seed", "7")
+	ms := timeLine.FindStringSubmatch(l.in("anna", "ping -4 -q -c 20 -i 0.1 -W 5 10.7.0.2"))
+	if shortest, longest := number(t, ms[1]), number(t, ms[3]); shortest < 10 || shortest > 30 || longest < 55 {
+		t.Errorf("from %v to %v ms", shortest, longest)
 	}
 	// A rate, by iperf3, which sends half as much again: TCP on a busy host may
 	// send less.
