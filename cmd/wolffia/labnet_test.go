@@ -273,23 +273,38 @@ func TestLabCarrier(t *testing.T) {
 	l := newLab(t, newPerson(t), small+`
 networks: {lan: {mtu: 9000}}
 machines:
-  anna: {networks: [lan]}
-  bert: {networks: [lan], backend: qemu}
+  anna: {networks: [{network: lan, down: true}]}
+  bert: {networks: [{network: lan, down: true}], backend: qemu}
 `)
 	l.do("up")
+	carrier := func(machine, want string) {
+		t.Helper()
+		l.in(machine, "until [ $(cat /sys/class/net/eth0/carrier) = "+want+" ]; do sleep 0.1; done")
+	}
+	carrier("bert", "0")
+	carrier("anna", "1") // a User-Mode Linux can't see it
+	l.do("net", "up", "bert/lan")
+	carrier("bert", "1")
+	l.in("bert", "! ping -c 1 -W 1 10.0.2.15")
+	l.do("net", "up", "anna")
+	for _, m := range []string{"anna", "bert"} { // an address by DHCP may come only now
+		l.in(m, "until ping -4 -c 1 -W 1 gateway; do sleep 0.1; done")
+	}
 	for m, to := range map[string]string{"anna": "bert", "bert": "anna"} {
 		l.in(m, fmt.Sprintf("for to in %s gateway; do ping -4 -c 1 -W 5 -s %d $to; done; ", to, largest)+whole)
 	}
 	// One byte more goes in two pieces.
 	l.in("anna", fmt.Sprintf("ping -4 -c 1 -W 5 -s %d bert; ", largest+1)+pieced)
 	l.do("net", "down", "bert/lan")
-	l.in("bert", "until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do sleep 0.1; done")
+	carrier("bert", "0")
 	l.in("anna", "! ping -c 1 -W 1 bert")
 	if out := l.do("net"); !regexp.MustCompile(`lan +bert/eth0 +down`).MatchString(out) {
 		t.Error(out)
 	}
+	l.do("restart", "bert") // it stays out
+	carrier("bert", "0")
 	l.do("net", "up", "bert/lan")
-	l.in("bert", "until [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do sleep 0.1; done")
+	carrier("bert", "1")
 	l.in("anna", "until ping -c 1 -W 1 bert; do sleep 0.1; done")
 	l.do("net", "down", "anna")
 	l.in("bert", "! ping -c 1 -W 1 anna")
