@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,6 +36,7 @@ func TestUplink(t *testing.T) {
 	settled(t)
 	before := snapshot(t)
 	dnsmasq(t, "--dhcp-range=10.9.0.100,10.9.0.150,255.255.255.0,1h", "--dhcp-option=3,10.9.0.1")
+	goesOn := connection(t, "out", "10.9.0.1:0")
 
 	live, err := Apply(Plan{Name: "up", Bridges: []Bridge{{Name: "br0", Uplink: "eth0"}}, Taps: []Tap{{Name: "tap0", Bridge: "br0"}}}, options(t))
 	must(t, err)
@@ -42,6 +47,7 @@ func TestUplink(t *testing.T) {
 	if s := run(t, "ip -4 addr show eth0"); s != "" {
 		t.Errorf("the uplink still has %s", s)
 	}
+	goesOn()
 	guest(t, "alice", network(t, live, "tap0"), "", "")
 	run(t, "%s busybox udhcpc -i eth0 -f -q -n -t 20 -T 1 -s /bin/true", in("alice"))
 	leased := strings.Fields(run(t, "cat /run/leases"))
@@ -58,6 +64,7 @@ func TestUplink(t *testing.T) {
 
 	must(t, live.Close())
 	same(t, before)
+	goesOn()
 	reaches(t, "", "203.0.113.7")
 	var got address
 	f, err := readFacts()
@@ -69,6 +76,47 @@ func TestUplink(t *testing.T) {
 	}
 	if got.Valid < 3000 || got.Valid > 3600 || got.Preferred < 2400 || got.Preferred > 3000 {
 		t.Errorf("the lease came back with %d and %d s", got.Valid, got.Preferred)
+	}
+}
+
+// connection opens a TCP connection to a namespace. What it gives sends something
+// there and waits until it is back.
+func connection(t *testing.T, name, address string) func() {
+	t.Helper()
+	var l net.Listener
+	enter(t, name, func() {
+		var err error
+		l, err = net.Listen("tcp", address)
+		must(t, err)
+	})
+	var echo sync.WaitGroup
+	echo.Go(func() {
+		c, err := l.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		_, _ = io.Copy(c, c) // whoever waits for it says what is missing
+	})
+	c, err := net.Dial("tcp", l.Addr().String())
+	must(t, err)
+	t.Cleanup(func() {
+		c.Close()
+		l.Close()
+		echo.Wait()
+	})
+	return func() {
+		t.Helper()
+		must(t, c.SetDeadline(time.Now().Add(20*time.Second)))
+		said, heard := []byte("still there?"), make([]byte, 12)
+		_, err := c.Write(said)
+		if err == nil {
+			_, err = io.ReadFull(c, heard)
+		}
+		if err != nil || !bytes.Equal(said, heard) {
+			t.Errorf("a connection that was there before: %q, %v", heard, err)
+		}
 	}
 }
 
@@ -130,7 +178,7 @@ func TestHostBridge(t *testing.T) {
 	}
 	world(t, "out")
 	run(t, "ip link add busy type bridge; ip link set eth0 mtu 1400; ip link set eth0 master busy; ip link set busy up; ip addr add 10.9.0.3/24 dev busy")
-	settled(t)
+	settled(t, "busy")
 	before := snapshot(t)
 	run(t, "ip link add empty type bridge; ip link set empty up; ip addr add 10.8.0.1/24 dev empty")
 	settled(t)
@@ -197,7 +245,7 @@ func TestBridgeHelper(t *testing.T) {
 	must(t, unix.Mount(etc, "/etc", "", unix.MS_BIND, ""))
 	world(t, "out")
 	run(t, "ip link add br0 type bridge; ip link set eth0 master br0; ip link set br0 up")
-	settled(t)
+	settled(t, "br0")
 	before := snapshot(t)
 	plan := Plan{Name: "help", Taps: []Tap{{Name: "tap0", Bridge: "br0"}}}
 
@@ -228,7 +276,16 @@ func TestBridgeHelper(t *testing.T) {
 		}
 	})
 	same(t, before)
-	must(t, os.WriteFile("/etc/qemu/bridge.conf", []byte("allow br0\n"), 0o644))
+	must(t, os.WriteFile("/etc/qemu/bridge.conf", []byte("allow br0\nallow empty\n"), 0o644))
+	// A bridge without ports keeps the hardware address that it was given.
+	run(t, "ip link add empty address 02:00:00:00:00:0e type bridge; ip link set empty up")
+	plan.Taps = append(plan.Taps, Tap{Name: "tap1", Bridge: "empty"})
+	keeps := func() {
+		t.Helper()
+		if s := run(t, "ip -o link show empty"); !strings.Contains(s, " 02:00:00:00:00:0e ") {
+			t.Errorf("the bridge is %s", s)
+		}
+	}
 	var live *Live
 	unprivilegedly(t, func() {
 		must(t, Probe(plan, Options{}))
@@ -239,7 +296,10 @@ func TestBridgeHelper(t *testing.T) {
 	defer live.Close()
 	guest(t, "alice", network(t, live, "tap0"), "10.9.0.50/24", "")
 	reaches(t, in("alice"), "10.9.0.1")
+	keeps()
 	must(t, live.Close())
+	keeps()
+	run(t, "ip link del empty") // it has no carrier any more
 	same(t, before)
 }
 

@@ -3,7 +3,6 @@ package hostnet
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -149,15 +148,18 @@ func world(t testing.TB, out string) {
 	settled(t)
 }
 
-// settled waits until no IPv6 address is tentative, and the uplink has its own.
-func settled(t testing.TB) {
+// settled waits until no IPv6 address is tentative, and the uplink and others have
+// their own.
+func settled(t testing.TB, others ...string) {
 	t.Helper()
 	eventually(t, func() error {
 		if s := run(t, "ip -6 addr show tentative"); s != "" {
 			return fmt.Errorf("tentative addresses:\n%s", s)
 		}
-		if s := run(t, "ip -6 addr show dev eth0 scope link"); s == "" {
-			return errors.New("eth0 has no link-local address yet")
+		for _, link := range append([]string{"eth0"}, others...) {
+			if s := run(t, "ip -6 addr show dev %s scope link", link); s == "" {
+				return fmt.Errorf("%s has no link-local address yet", link)
+			}
 		}
 		return nil
 	})

@@ -50,7 +50,7 @@ func TestPair(t *testing.T) {
 }
 
 // TestSubnet has a network of its own behind a tap, with both families
-// masqueraded, and a further one behind that.
+// masqueraded, and a further one behind that; and one that is forwarded as it is.
 func TestSubnet(t *testing.T) {
 	if !apart(t) {
 		return
@@ -60,7 +60,7 @@ func TestSubnet(t *testing.T) {
 	live, err := Apply(Plan{Name: "sub", Taps: []Tap{{Name: "tap0", MTU: 1400, Side: Side{
 		Addr: prefix("192.168.7.1/24"), Addr6: prefix("fd07::1/64"), Masquerade: true,
 		Routes: []Route{{To: prefix("192.168.8.0/24"), Via: addr("192.168.7.2")}, {To: prefix("fd08::/64"), Via: addr("fd07::2")}},
-	}}}}, options(t))
+	}}, {Name: "tap1", Side: Side{Addr: prefix("192.168.17.1/24"), Forward: true}}}}, options(t))
 	must(t, err)
 	defer live.Close()
 	sw := network(t, live, "tap0")
@@ -74,6 +74,14 @@ func TestSubnet(t *testing.T) {
 	reaches(t, "", "fd08::1")
 	// What the far host sees is the host's address.
 	reaches(t, in("alice"), "-I 192.168.8.1 203.0.113.7")
+	// Without masquerading it sees the guest's, and has to know the way.
+	guest(t, "bob", network(t, live, "tap1"), "192.168.17.2/24", "192.168.17.1")
+	if _, err := try("%s ping -n -c 1 -W 1 203.0.113.7", in("bob")); err == nil {
+		t.Error("what is only forwarded has the host's address")
+	}
+	run(t, in("out")+"ip route add 192.168.17.0/24 via 10.9.0.2")
+	reaches(t, in("bob"), "203.0.113.7")
+	reaches(t, in("out"), "192.168.17.2")
 	must(t, live.Close())
 	same(t, before)
 }
