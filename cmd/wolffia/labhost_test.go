@@ -164,6 +164,7 @@ machines:
 	}
 	host.same(t, before)
 	l.file(text)
+	plan := l.do("up", "--offline", "--dry-run")
 	l.do("up", "--offline")
 	defer func() {
 		if text, err := os.ReadFile(log); t.Failed() && err == nil {
@@ -187,6 +188,15 @@ machines:
 	host.same(t, before)
 	l.do("up", "--offline")
 	host.kill(t, l)
+	// A dry run undoes nothing, and knows what the host will be like.
+	const addresses = "ip -4 -o addr; ip route"
+	left := host.sh(t, addresses)
+	if now, want := l.do("up", "--offline", "--dry-run"), "undo what the lab that was killed has left on the host's network\n"+plan; now != want {
+		t.Errorf("%s", difference(want, now))
+	}
+	if now := host.sh(t, addresses); now != left || !strings.Contains(now, " br0 ") {
+		t.Errorf("%s", difference(left, now))
+	}
 	l.do("ps")
 	host.same(t, before)
 }

@@ -25,13 +25,19 @@ func recoverHost(d labDir, events event.Sink) error {
 	switch {
 	case errors.Is(err, hostnet.ErrLive):
 		return nil // somebody else undoes it, or has begun the lab meanwhile
-	case errors.Is(err, hostnet.ErrElsewhere):
-		return fmt.Errorf("undo what a lab that was killed has left: %w; do this again in that one, or if it is gone: rm %s", err, d.join(labHost))
 	case err != nil:
-		return fmt.Errorf("undo what a lab that was killed has left on the host's network: %w", err)
+		return d.notUndone(err)
 	}
 	events.Emit(event.Event{Kind: event.Note, Task: "undo", Subject: "the host's network", Message: "what a lab that was killed had left of it is undone"})
 	return nil
+}
+
+// notUndone says why what a lab that was killed has left can't be undone.
+func (d labDir) notUndone(err error) error {
+	if errors.Is(err, hostnet.ErrElsewhere) {
+		return fmt.Errorf("undo what a lab that was killed has left: %w; do this again in that one, or if it is gone: rm %s", err, d.join(labHost))
+	}
+	return fmt.Errorf("undo what a lab that was killed has left on the host's network: %w", err)
 }
 
 // planStep is a step of up --dry-run. Of the host's own network it has the
@@ -41,12 +47,19 @@ type planStep struct {
 	Commands []string `json:"commands,omitempty"`
 }
 
-// kindHost is the kind of the step that is about the host's own network.
-const kindHost = "host"
+// kindHost is the kind of the step that is about the host's own network, and
+// actionUndo what becomes of what a lab that was killed has left there.
+const (
+	kindHost   = "host"
+	actionUndo = lab.Action("undo")
+)
 
 func (s planStep) String() string {
-	if s.Kind != kindHost {
+	switch {
+	case s.Kind != kindHost:
 		return s.Step.String()
+	case s.Action == actionUndo:
+		return "undo what the lab that was killed has left on the host's network"
 	}
 	text := fmt.Sprintf("%s the lab's part of the host's network", s.Action)
 	if len(s.Commands) > 0 {
@@ -61,9 +74,16 @@ func (s planStep) String() string {
 // withHost adds to the steps from one lab to another what becomes of the host's
 // own network.
 func (d labDir) withHost(steps []lab.Step, before, now *lab.Spec) ([]planStep, error) {
-	out := make([]planStep, len(steps))
-	for i, s := range steps {
-		out[i].Step = s
+	left, err := hostnet.Abandoned(d.host())
+	if err != nil {
+		return nil, d.notUndone(err)
+	}
+	out := []planStep{}
+	if left {
+		out = append(out, planStep{Step: lab.Step{Kind: kindHost, Name: "network", Action: actionUndo}})
+	}
+	for _, s := range steps {
+		out = append(out, planStep{Step: s})
 	}
 	var old hostnet.Plan
 	if before != nil {
@@ -80,8 +100,7 @@ func (d labDir) withHost(steps []lab.Step, before, now *lab.Spec) ([]planStep, e
 	case len(old.Taps) == 0:
 		host.Action = lab.ActionStart
 	}
-	var err error
-	if host.Commands, err = hostnet.Commands(want, old); err != nil {
+	if host.Commands, err = hostnet.Commands(want, old, d.host()); err != nil {
 		return nil, fmt.Errorf("plan the lab's part of the host's network: %w", err)
 	}
 	return append(out, host), nil

@@ -74,6 +74,37 @@ func (f *facts) without(p *Plan) {
 	}
 }
 
+// undone takes out what steps have made, or may have: taps are gone already, with
+// their owner, and shared sysctls are looked at by their ledger.
+func (f *facts) undone(steps []step) {
+	at := func(d dev) *hostLink {
+		for i := range f.links {
+			if l := &f.links[i]; l.index == d.Index {
+				return l
+			}
+		}
+		return &hostLink{} // it is gone, and what becomes of it nobody's business
+	}
+	for _, s := range slices.Backward(steps) {
+		switch s := s.(type) {
+		case *linkStep:
+			f.links = slices.DeleteFunc(f.links, func(l hostLink) bool { return l.index == s.Index })
+		case *masterStep:
+			at(s.dev).master = ""
+		case *upStep:
+			if s.Host {
+				at(s.dev).up = false
+			}
+		case *moveStep:
+			l := at(s.From)
+			l.addrs, l.routes, l.neighs = s.Addrs, s.Routes, s.Neighs
+		case *neighStep:
+			l := at(s.dev)
+			l.neighs = slices.DeleteFunc(l.neighs, func(n neighbour) bool { return n.proxy() && n.IP == s.Neigh.IP })
+		}
+	}
+}
+
 // hasPorts says whether there are interfaces in a bridge.
 func (f *facts) hasPorts(bridge *hostLink) bool {
 	return slices.ContainsFunc(f.links, func(l hostLink) bool { return l.master == bridge.name })

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"wolffia/internal/vnet/wire"
 )
 
@@ -74,10 +76,15 @@ func (l *Live) Tap(name string) *wire.Tap { return l.actor.taps[name] }
 func (l *Live) Warnings() []Warning { return l.warnings }
 
 // Commands gives the commands that do what Apply would do now, for a shell; or
-// once old is undone, a plan that is live, unless it is the zero value. It
-// changes nothing, and asks for no privilege.
-func Commands(p, old Plan) ([]string, error) {
+// once old is undone, a plan that is live, unless it is the zero value. What a dead
+// owner of the journal left counts as undone. It changes nothing, and asks for no
+// privilege.
+func Commands(p, old Plan, o Options) ([]string, error) {
 	if err := p.Check(); err != nil {
+		return nil, err
+	}
+	dead, err := abandoned(o)
+	if err != nil {
 		return nil, err
 	}
 	f, err := readFacts()
@@ -85,6 +92,7 @@ func Commands(p, old Plan) ([]string, error) {
 		return nil, err
 	}
 	f.without(&old)
+	f.undone(dead)
 	steps, _, err := compile(&p, f)
 	if err != nil {
 		return nil, err
@@ -270,20 +278,63 @@ func Recover(o Options) error {
 	return j.remove()
 }
 
-func recoverFrom(f *os.File, path string) error {
-	h, steps, err := readJournal(f)
-	if err != nil {
-		return err
+// Abandoned says whether there is something that [Recover] would undo. It changes
+// nothing. It is an [ErrElsewhere] in another network namespace.
+func Abandoned(o Options) (bool, error) {
+	steps, err := abandoned(o)
+	return len(steps) > 0, err
+}
+
+// abandoned are the steps that a dead owner of the journal left.
+func abandoned(o Options) ([]step, error) {
+	f, err := os.Open(o.Journal)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
 	}
-	at, err := here()
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("open the journal of the host's network: %w", err)
+	}
+	defer f.Close()
+	// Who looks at a journal's lock has the ledgers locked: see lockJournal.
+	dir, err := openRunDir(o.runDir())
+	if err == nil {
+		defer dir.Close()
+		err = flock(dir, unix.LOCK_EX)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock the ledgers of sysctls: %w", err)
+	}
+	if alive(o.Journal) {
+		return nil, nil
+	}
+	_, _, steps, err := leftBy(f)
+	if err != nil {
+		return nil, fmt.Errorf("read what journal %s says: %w", o.Journal, err)
+	}
+	return steps, nil
+}
+
+// leftBy reads what a journal tells of that is still there.
+func leftBy(f *os.File) (h header, at place, steps []step, err error) {
+	if h, steps, err = readJournal(f); err != nil {
+		return h, at, nil, err
+	}
+	if at, err = here(); err != nil {
+		return h, at, nil, err
 	}
 	if h.Place.Boot != at.Boot || len(steps) == 0 {
-		return nil // what it tells of went with the kernel
+		return h, at, nil, nil // what it tells of went with the kernel
 	}
 	if h.Place != at {
-		return ErrElsewhere
+		return h, at, nil, ErrElsewhere
+	}
+	return h, at, steps, nil
+}
+
+func recoverFrom(f *os.File, path string) error {
+	h, at, steps, err := leftBy(f)
+	if err != nil || len(steps) == 0 {
+		return err
 	}
 	if err := privileged(); err != nil {
 		return err

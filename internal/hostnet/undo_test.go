@@ -85,7 +85,8 @@ func TestEveryFailure(t *testing.T) {
 }
 
 // TestEveryCrash kills the owner before each change in turn, and once it lives;
-// what follows is undone by Recover.
+// what follows is undone by Recover. Until then, the commands are those for the host
+// that it will be.
 func TestEveryCrash(t *testing.T) {
 	if !apart(t) {
 		return
@@ -93,7 +94,14 @@ func TestEveryCrash(t *testing.T) {
 	busyWorld(t, "out")
 	before := snapshot(t)
 	o := options(t)
+	fresh, err := Commands(everything(), Plan{}, o)
+	must(t, err)
 	for at := 1; killed(t, everything(), o, at); at++ {
+		commands, err := Commands(everything(), Plan{}, o)
+		must(t, err)
+		if !slices.Equal(commands, fresh) {
+			t.Errorf("killed at change %d:\n%s", at, difference(strings.Join(fresh, "\n"), strings.Join(commands, "\n")))
+		}
 		must(t, Recover(o))
 		same(t, before)
 	}
@@ -131,7 +139,7 @@ func TestCommands(t *testing.T) {
 		netns(t, name)
 		enter(t, name, func() {
 			busyWorld(t, name+"-out")
-			commands, err := Commands(everything(), Plan{})
+			commands, err := Commands(everything(), Plan{}, options(t))
 			must(t, err)
 			before := snapshot(t)
 			if i == 0 {
@@ -172,22 +180,22 @@ func TestCommandsInstead(t *testing.T) {
 	plan := everything()
 	plan.Bridges[0].Side = Side{}
 	must(t, Probe(plan, options(t)))
-	want, err := Commands(plan, Plan{})
+	want, err := Commands(plan, Plan{}, options(t))
 	must(t, err)
 	live, err := Apply(plan, options(t))
 	must(t, err)
 	defer live.Close()
-	if _, err := Commands(plan, Plan{}); err == nil || !strings.Contains(err.Error(), "exists already") {
+	if _, err := Commands(plan, Plan{}, options(t)); err == nil || !strings.Contains(err.Error(), "exists already") {
 		t.Errorf("beside itself: %v", err)
 	}
-	got, err := Commands(plan, plan)
+	got, err := Commands(plan, plan, options(t))
 	must(t, err)
 	if g, w := strings.Join(got, "\n"), strings.Join(want, "\n"); g != w {
 		t.Errorf("%s", difference(w+"\n", g+"\n"))
 	}
 }
 
-// comparable leaves out the numbers that the kernel chose, the order, and what
+// comparable leaves out the numbers that the kernel chose or counts, the order, and what
 // differs between a tap that was opened before it was up and one opened after.
 func comparable(t *testing.T, snapshot string) string {
 	t.Helper()
@@ -219,7 +227,7 @@ func sorted(v any) string {
 		var all []string
 		for k, e := range v {
 			switch k {
-			case "ifindex", "link_index", "id", "persist", "operstate":
+			case "ifindex", "link_index", "id", "persist", "operstate", "fdb_n_learned":
 			default:
 				all = append(all, k+": "+sorted(e))
 			}
