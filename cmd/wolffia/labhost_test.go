@@ -86,10 +86,23 @@ machines:
 		t.Error(out)
 	}
 
+	// A change that is not about the host leaves its taps alone.
+	tap0 := func() string { return strings.Split(host.sh(t, "ip -o link show tap0"), ":")[0] }
+	index := tap0()
+	l.file(strings.Replace(text, "left: {", "left: {ring: 1M, ", 1))
+	if plan := l.do("up", "--offline", "--dry-run"); plan != "change network left: ring\n" {
+		t.Error(plan)
+	}
+	l.do("up", "--offline")
+	if now := tap0(); now != index {
+		t.Errorf("tap0 was interface %s and is %s", index, now)
+	}
+	l.in("alice", "ping -c 1 -W 5 203.0.113.7")
+
 	// A change takes place while they run.
 	l.in("alice", "echo 1 >/root/life")
 	l.file(strings.NewReplacer("tap: tap0", "tap: tapx", "  carl: {networks: [own]}\n", "").Replace(text))
-	if plan := l.do("up", "--offline", "--dry-run"); !strings.Contains(plan, "change network left: uplink\n") || !strings.Contains(plan, "ip tuntap add dev tapx") {
+	if plan := l.do("up", "--offline", "--dry-run"); !strings.Contains(plan, "change network left: uplink, ring\n") || !strings.Contains(plan, "ip tuntap add dev tapx") {
 		t.Error(plan)
 	}
 	l.do("up", "--offline")

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 
 	"wolffia/internal/event"
@@ -255,11 +256,11 @@ func (h *hostSide) enter(p *plan, nets networks, events event.Sink) error {
 	return nil
 }
 
-// touches says whether a step begins a network anew that the host is on, or
-// ends it.
+// touches says whether a step begins a network anew that the host is on, or ends
+// it, or changes what is said of the host on it. The taps stay for any other one.
 func touches(steps []lab.Step, before, now *lab.Spec) bool {
 	for _, s := range steps {
-		if s.Kind != "network" {
+		if s.Kind != "network" || s.Action == lab.ActionChange && !slices.Contains(s.Why, "uplink") {
 			continue
 		}
 		for _, spec := range []*lab.Spec{before, now} {
