@@ -138,6 +138,12 @@ for c in "-d link" addr "route show table all" "-6 route show table all" rule "-
 	echo "== ip $c"
 	ip $c
 done
+echo "== bridge vlan"
+bridge vlan
+echo "== bridge fdb"
+bridge fdb | sed -n '/permanent/p' | sort
+echo "== tc qdisc"
+tc qdisc
 echo "== nft"
 nft list ruleset
 echo "== sysctl"
