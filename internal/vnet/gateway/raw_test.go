@@ -281,14 +281,9 @@ func lie(f []byte) []byte {
 func TestRouterAdvertisement(t *testing.T) {
 	b := newBench(t, Config{MTU: 1400, Domain: "net.example"})
 	src := linkLocal(guestMAC[:])
-	all := netip.MustParseAddr("ff02::2")
-	rs := ip6Frame(guestMAC, [6]byte{0x33, 0x33, 0, 0, 0, 2}, src, all, protoICMPv6, []byte{ndpRouterSolicit, 0, 0, 0, 0, 0, 0, 0}, 2)
+	rs := solicitation()
 	b.send(rs)
-	// The router advertises by itself, too, to everybody.
-	answer := func(f []byte) bool {
-		return [6]byte(f[:6]) == guestMAC && f[20] == protoICMPv6 && f[54] == ndpRouterAdvert
-	}
-	f := b.next("router advertisement", answer)
+	f := b.next("router advertisement", isAdvert)
 	body := f[54:]
 	if vnet.Checksum(body, pseudo6(b.g.ll, src, protoICMPv6, len(body))) != 0xffff {
 		t.Error("bad checksum")
@@ -304,7 +299,43 @@ func TestRouterAdvertisement(t *testing.T) {
 		}
 	}
 	rs[ethLen+7] = 64 // from beyond a router
-	b.silent("a solicitation with a hop limit of 64", rs, answer)
+	b.silent("a solicitation with a hop limit of 64", rs, isAdvert)
+}
+
+// solicitation asks for routers.
+func solicitation() []byte {
+	all := netip.MustParseAddr("ff02::2")
+	return ip6Frame(guestMAC, [6]byte{0x33, 0x33, 0, 0, 0, 2}, linkLocal(guestMAC[:]), all, protoICMPv6, []byte{ndpRouterSolicit, 0, 0, 0, 0, 0, 0, 0}, 2)
+}
+
+// isAdvert says whether a frame answers it: the router advertises by itself, too,
+// to everybody.
+func isAdvert(f []byte) bool {
+	return [6]byte(f[:6]) == guestMAC && f[20] == protoICMPv6 && f[54] == ndpRouterAdvert
+}
+
+// TestNoDHCP: addresses are others' to give. Nothing is leased, and the prefix is
+// on the link, but forms no addresses.
+func TestNoDHCP(t *testing.T) {
+	b := newBench(t, Config{NoDHCP: true})
+	answer := func(f []byte) bool {
+		return len(f) > 42 && f[23] == protoUDP && binary.BigEndian.Uint16(f[34:]) == portDHCP
+	}
+	for _, kind := range []dhcpv4.MessageType{dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest, dhcpv4.MessageTypeInform} {
+		m, err := dhcpv4.New(dhcpv4.WithHwAddr(guestMAC[:]), dhcpv4.WithMessageType(kind), wants(net.IPv4(10, 0, 2, 15)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.silent(kind.String(), udp4Frame(guestMAC, broadcast, netip.MustParseAddrPort("0.0.0.0:68"), netip.MustParseAddrPort("255.255.255.255:67"), m.ToBytes()), answer)
+	}
+	if l := b.g.Leases(); len(l) != 0 {
+		t.Errorf("leases: %v", l)
+	}
+	b.send(solicitation())
+	f := b.next("router advertisement", isAdvert)
+	if want := []byte{3, 4, 64, 0x80}; !bytes.Contains(f[54:], append(want, 0, 1, 0x51, 0x80)) { // L, and no A
+		t.Errorf("no prefix with flags %#x: %x", want[3], f[54:])
+	}
 }
 
 func TestDHCPv6Information(t *testing.T) {
