@@ -18,11 +18,12 @@ import (
 
 // Fixtures are what the suite needs to make machines.
 type Fixtures struct {
-	Arch    string     // Debian's name, such as "amd64"
-	Memory  int64      // bytes in which the kernel boots, and few are left
-	Kernel  string     // for machine.Spec.Kernel
-	Busybox *tree.Node // a static busybox for Arch
-	Modules string     // a cpio archive with the modules that the backend wants loaded, in the order of its /etc/wolffia/modules; empty without
+	Arch      string     // Debian's name, such as "amd64"
+	Memory    int64      // bytes in which the kernel boots, and few are left
+	Kernel    string     // for machine.Spec.Kernel
+	Busybox   *tree.Node // a static busybox for Arch
+	NoCarrier bool       // the backend can't show a guest that its cable is out
+	Modules   string     // a cpio archive with the modules that the backend wants loaded, in the order of its /etc/wolffia/modules; empty without
 }
 
 // Archive is a Debian client whose store outlives the test run, in
@@ -100,7 +101,7 @@ func UML(t testing.TB) Fixtures {
 	if err != nil {
 		t.Fatal(err)
 	}
-	umlOnce.f = Fixtures{Arch: "amd64", Memory: 48 << 20, Kernel: uml.Path, Busybox: tree.File(0o755, tree.Bytes(b))}
+	umlOnce.f = Fixtures{Arch: "amd64", Memory: 48 << 20, Kernel: uml.Path, Busybox: tree.File(0o755, tree.Bytes(b)), NoCarrier: true}
 	umlOnce.done = true
 	return umlOnce.f
 }

@@ -229,13 +229,11 @@ func TestQEMU(t *testing.T) {
 		"-netdev", "stream,id=b,server=on,addr.type=unix,addr.path=" + dir + "/server", "-netdev", "hubport,id=hb,hubid=0,netdev=b",
 	}
 	vde := newGate()
-	hasVDE := slices.Contains(strings.Fields(string(help)), "vde")
-	if hasVDE {
-		sw := serveVDE(t, vde, vde.options())
-		args = append(args, "-netdev", "vde,id=c,sock="+sw.Path()+",port=3", "-netdev", "hubport,id=hc,hubid=0,netdev=c")
-	} else {
-		t.Log("this QEMU is built without -netdev vde")
+	if !slices.Contains(strings.Fields(string(help)), "vde") {
+		tooltest.Missing(t, "this QEMU is built without -netdev vde")
 	}
+	sw := serveVDE(t, vde, vde.options())
+	args = append(args, "-netdev", "vde,id=c,sock="+sw.Path()+",port=3", "-netdev", "hubport,id=hc,hubid=0,netdev=c")
 	var said bytes.Buffer
 	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = &said, &said
@@ -265,19 +263,15 @@ func TestQEMU(t *testing.T) {
 	defer dialled.Close()
 	ports = append(ports, dialled)
 	sizes := []int{60, 1514, 9014, 65014}
-	if hasVDE {
-		a := vde.next(t)
-		if a.peer.Name != "vde/3" {
-			t.Errorf("the peer is %+v", a.peer)
-		}
-		ports = append(ports, a.port)
+	a := vde.next(t)
+	if a.peer.Name != "vde/3" {
+		t.Errorf("the peer is %+v", a.peer)
 	}
+	ports = append(ports, a.port)
 	crossHub(t, ports, sizes)
 	_ = cmd.Process.Kill()
 	await(t, "the end of qemu/1", streams.gone)
-	if hasVDE {
-		await(t, "the end of vde/3", vde.gone)
-	}
+	await(t, "the end of vde/3", vde.gone)
 }
 
 // crossHub checks that what one of the ports sends all others get.
