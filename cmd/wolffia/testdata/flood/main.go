@@ -20,12 +20,11 @@ import (
 )
 
 func main() {
-	if err := flood(os.Args[1]); err != nil {
-		fmt.Fprintln(os.Stderr, "flood:", err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, "flood:", flood(os.Args[1]))
+	os.Exit(1)
 }
 
+// flood ends with an error alone.
 func flood(card string) error {
 	i, err := net.InterfaceByName(card)
 	if err != nil {
