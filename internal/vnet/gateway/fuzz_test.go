@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"wolffia/internal/vnet"
 )
 
 // FuzzFrames gives the gateway frames as a hostile guest would: through the
@@ -28,10 +30,11 @@ func FuzzFrames(f *testing.F) {
 	frag := udp4Frame(guestMAC, mac, netip.MustParseAddrPort("10.0.2.15:1"), netip.AddrPortFrom(gw, 2), make([]byte, 64))
 	frag[ethLen+6] = 0x20
 	f.Add(frag)
+	f.Add(udp4Frame(guestMAC, mac, netip.MustParseAddrPort("10.0.2.15:1"), netip.AddrPortFrom(gw, 53), make([]byte, 9000)))
 	f.Add(origFrame(mac, origPacket(guestIP, gw, protoICMP, [8]byte{3, 1}, 0)))
 	b := newBench(f, Config{Restrict: true})
 	f.Fuzz(func(t *testing.T, frame []byte) {
-		if len(frame) > 2000 || len(frame) < ethLen {
+		if len(frame) > vnet.MaxFrame || len(frame) < ethLen {
 			return
 		}
 		c := coalescer{deliver: func(pkt *stack.PacketBuffer) {
