@@ -35,11 +35,15 @@ func (n *network) openPlugs(base string, events event.Sink) error {
 }
 
 // plugName is what the ports of a plug are called by: the last part of its path,
-// or all of it where that is another's, too.
+// or all of it where that is another's, too. With a folder first it says so by a
+// dot, since "alice/eth0" is a card.
 func plugName(p lab.Plug, all []lab.Plug) string {
 	base := filepath.Base(p.Path)
 	for _, other := range all {
 		if other.Path != p.Path && filepath.Base(other.Path) == base {
+			if path := filepath.Clean(p.Path); !filepath.IsAbs(path) && path[0] != '.' {
+				return "./" + path
+			}
 			return p.Path
 		}
 	}
