@@ -74,13 +74,15 @@ func (s planStep) String() string {
 // withHost adds to the steps from one lab to another what becomes of the host's
 // own network.
 func (d labDir) withHost(steps []lab.Step, before, now *lab.Spec) ([]planStep, error) {
-	left, err := hostnet.Abandoned(d.host())
-	if err != nil {
-		return nil, d.notUndone(err)
-	}
 	out := []planStep{}
-	if left {
-		out = append(out, planStep{Step: lab.Step{Kind: kindHost, Name: "network", Action: actionUndo}})
+	if before == nil { // else the lab lives, and has left nothing
+		left, err := hostnet.Abandoned(d.host())
+		if err != nil {
+			return nil, d.notUndone(err)
+		}
+		if left {
+			out = append(out, planStep{Step: lab.Step{Kind: kindHost, Name: "network", Action: actionUndo}})
+		}
 	}
 	for _, s := range steps {
 		out = append(out, planStep{Step: s})
@@ -100,6 +102,7 @@ func (d labDir) withHost(steps []lab.Step, before, now *lab.Spec) ([]planStep, e
 	case len(old.Taps) == 0:
 		host.Action = lab.ActionStart
 	}
+	var err error
 	if host.Commands, err = hostnet.Commands(want, old, d.host()); err != nil {
 		return nil, fmt.Errorf("plan the lab's part of the host's network: %w", err)
 	}

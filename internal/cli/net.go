@@ -27,9 +27,9 @@ a broken frame from it; vlan, which the port does not carry.
 Its verbs pull out cables and make links worse while the lab runs. They take MACHINE, if
 that is on one network, MACHINE/NETWORK, or any link as it is listed: gateway, lan.vde:1,
 host; with NETWORK/ before it where several networks have one of that name. What they set
-holds for the machine's next lives, too, until the lab goes down; for who has plugged in,
-until it leaves. wolffia.yaml says the same with the keys down, link, in and out of a
-machine's networks.`,
+holds for the machine's next lives, too, until the lab goes down or wolffia up makes the
+machines' links what the file says; for who has plugged in, until it leaves. wolffia.yaml
+says the same with the keys down, link, in and out of a machine's networks.`,
 		Example: `  wolffia net
   wolffia net set alice/lan delay 50ms loss 1%
   wolffia net set lan/gateway delay 20ms

@@ -287,14 +287,9 @@ func Abandoned(o Options) (bool, error) {
 
 // abandoned are the steps that a dead owner of the journal left.
 func abandoned(o Options) ([]step, error) {
-	f, err := os.Open(o.Journal)
-	if errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(o.Journal); errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("open the journal of the host's network: %w", err)
-	}
-	defer f.Close()
 	// Who looks at a journal's lock has the ledgers locked: see lockJournal.
 	dir, err := openRunDir(o.runDir())
 	if err == nil {
@@ -304,7 +299,15 @@ func abandoned(o Options) ([]step, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the ledgers of sysctls: %w", err)
 	}
-	if alive(o.Journal) {
+	f, err := os.Open(o.Journal)
+	if errors.Is(err, os.ErrNotExist) { // undone meanwhile
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the journal of the host's network: %w", err)
+	}
+	defer f.Close()
+	if flock(f, unix.LOCK_SH|unix.LOCK_NB) != nil { // its owner lives
 		return nil, nil
 	}
 	_, _, steps, err := leftBy(f)

@@ -197,17 +197,18 @@ func (n *network) interfaceOf(name string, mac net.HardwareAddr) capture.Interfa
 }
 
 // saveCapture writes what passed last on the cards of a machine into the lab's
-// folder, and gives the file's path. Where no frame is kept it leaves no file, and
-// gives an empty path.
+// folder, and gives the file's path. Where no frame is kept it leaves what is there,
+// and gives an empty path.
 func (l *Lab) saveCapture(name string) (string, error) {
 	path := filepath.Join(l.cfg.Dir, name+".pcapng")
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	unfinished := path + ".new"
+	f, err := os.OpenFile(unfinished, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return "", fmt.Errorf("save what passed on the cards: %w", err)
 	}
 	frames, err := l.Last(f, CaptureOptions{Machine: name})
 	if err = errors.Join(err, f.Close()); err == nil && frames > 0 {
-		return path, nil
+		return path, os.Rename(unfinished, path)
 	}
-	return "", errors.Join(err, os.Remove(path))
+	return "", errors.Join(err, os.Remove(unfinished))
 }

@@ -93,7 +93,7 @@ func LinkNames(machines []MachineStatus, links []LinkStatus) (out []string) {
 		taken[m.Name] = true
 		for _, c := range m.Cards {
 			out = append(out, m.Name+"/"+c.Network)
-			taken[c.Network+"/"+m.Name+"/"+c.Name] = true
+			taken[m.Name+"/"+c.Network], taken[c.Network+"/"+m.Name+"/"+c.Name] = true, true
 		}
 	}
 	for _, s := range links {
@@ -175,7 +175,7 @@ func replace(c *lab.Cable, out, in *link.Impairment) {
 
 // impair sets the directions of the link that are not nil, also to what they are
 // already: the sequence of decisions begins anew. One that is ending is left alone;
-// what comes in its place has what was set.
+// what a machine or a gateway has in its place has what was set.
 func (c *cable) impair(out, in *link.Impairment) (err error) {
 	if out != nil {
 		err = c.SetImpairment(link.Out, *out)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"wolffia/internal/lab"
 	"wolffia/internal/vnet"
 	"wolffia/internal/vnet/link"
 	"wolffia/internal/vnet/wire"
@@ -117,6 +118,78 @@ func TestLinkStays(t *testing.T) {
 	}
 	if s := linkAt(t, l, "far", "gateway"); !s.Up || s.OutImpairment != "none" {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestLinkOfMachine: what is done to a machine's link holds until a file is applied,
+// the same one, too; also what is done before the machine has begun.
+func TestLinkOfMachine(t *testing.T) {
+	b := newPuppets()
+	l := play(t, b)
+	apply(t, l, two)
+	x, err := l.Link("anna")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(x.SetUp(false), x.SetImpairment(&link.Impairment{Loss: 1}, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Restart(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if s := linkAt(t, l, "lan", "anna/eth0"); s.Up || s.OutImpairment != "loss 100%" {
+		t.Errorf("after a restart: %+v", s)
+	}
+	apply(t, l, two)
+	if s := linkAt(t, l, "lan", "anna/eth0"); !s.Up || s.OutImpairment != "none" {
+		t.Errorf("after up: %+v", s)
+	}
+	m, err := l.member("anna")
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := m.description().Cards
+	m.mu.Lock()
+	m.spec.Cards[0].Down, m.spec.Cards[0].Link.In.Loss = true, 1 // as while it began
+	m.mu.Unlock()
+	if err := m.relink(began); err != nil {
+		t.Fatal(err)
+	}
+	if s := linkAt(t, l, "lan", "anna/eth0"); s.Up || s.InImpairment != "loss 100%" {
+		t.Errorf("what was done meanwhile: %+v", s)
+	}
+}
+
+// TestNextOfThatName: who has plugged in keeps its link when the one before, by the
+// same name, is found to have left.
+func TestNextOfThatName(t *testing.T) {
+	n := newNetwork(&lab.Network{Name: "lan"}, networkOptions{})
+	defer n.close()
+	const name = "lan.vde:1"
+	var cables []*cable
+	for range 2 {
+		port, _ := vnet.Pipe(vnet.PipeOptions{})
+		n.newcomer(name)
+		if err := n.attach(port, name, &lab.Card{}, nil); err != nil {
+			t.Fatal(err)
+		}
+		c := n.cable(name)
+		if !c.Up() {
+			t.Error("the next one is cut since the one before was")
+		}
+		cables = append(cables, c)
+		cut := func(to *lab.Card, c *cable) error { to.Down = true; c.SetUp(false); return nil }
+		if err := n.setPort(name, cut); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.left(name, cables[0])
+	if n.cable(name) != cables[1] {
+		t.Error("the one that is plugged in has no link")
+	}
+	n.left(name, cables[1])
+	if n.cable(name) != nil {
+		t.Error("the link of one that has left is there")
 	}
 }
 

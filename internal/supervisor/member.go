@@ -243,7 +243,11 @@ func (m *member) live(ctx context.Context) (machine.Exit, error) {
 		m.guest = nil
 		m.mu.Unlock()
 	}()
-	if err := m.becomeReady(ctx, g, turn.booted); err != nil {
+	err = m.relink(g.cfg.Machine.Cards)
+	if err == nil {
+		err = m.becomeReady(ctx, g, turn.booted)
+	}
+	if err != nil {
 		g.Close()
 		return machine.Exit{}, m.report(err)
 	}
@@ -466,13 +470,27 @@ func (m *member) setLink(card int, up bool) error {
 	m.spec.Cards[card].Down = !up // for its next life, too
 	network := m.spec.Cards[card].Network
 	m.mu.Unlock()
-	if g == nil {
-		return nil
-	}
 	if cable := m.lab.network(network).cable(m.name + "/" + cardName(card)); cable != nil {
 		cable.SetUp(up)
 	}
+	if g == nil {
+		return nil
+	}
 	return setCarrier(g.machine, card, up)
+}
+
+// relink does to the cables of a life that has begun what was said of them since its
+// cards were copied.
+func (m *member) relink(began []lab.Card) error {
+	var errs []error
+	now := m.description().Cards
+	for i := range now {
+		errs = append(errs, m.lab.network(now[i].Network).setCable(m.name+"/"+cardName(i), now[i].Link))
+		if now[i].Down != began[i].Down {
+			errs = append(errs, m.setLink(i, !now[i].Down))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // impair makes a card's cable worse, or good again, in the directions that are not

@@ -113,6 +113,7 @@ func (n *network) openGateways(p *plan, events event.Sink) error {
 		}
 		gw, err := gateway.New(cord, cfg)
 		if err != nil {
+			n.forget(name)
 			return fmt.Errorf("network %s: %w", g.Name, err)
 		}
 		n.mu.Lock()
@@ -141,15 +142,17 @@ func (n *network) plug(port vnet.Port, machine string, card int, spec *lab.Card,
 func (n *network) cord(port vnet.Port, name string, spec *lab.Card, mac net.HardwareAddr, o link.Options) (*cable, error) {
 	c := &cable{Link: link.New(port, o), mac: mac, vlan: spec.VLAN.Access}
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	if set, ok := n.set[name]; ok {
 		spec = &set
 	}
+	n.mu.Unlock()
 	c.SetUp(!spec.Down)
 	if err := errors.Join(c.SetImpairment(link.Out, spec.Link.Out), c.SetImpairment(link.In, spec.Link.In)); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("network %s: plug in %s: %w", n.name, name, err)
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.lose(name)
 	n.keep(name, c)
 	for w := range n.onlookers {
@@ -221,6 +224,7 @@ func (n *network) attach(port vnet.Port, name string, spec *lab.Card, mac net.Ha
 		return err
 	}
 	if _, err := n.sw.Attach(c.Link, vnet.PortOptions{Name: name, VLAN: spec.VLAN}); err != nil {
+		n.forget(name)
 		return fmt.Errorf("network %s: plug in %s: %w", n.name, name, err)
 	}
 	return nil

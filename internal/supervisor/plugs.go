@@ -56,11 +56,20 @@ func (n *network) openPlug(p lab.Plug, path string, events event.Sink) (io.Close
 		_, number, _ := strings.Cut(peer.Name, "/")
 		return plug + ":" + number
 	}
+	var plugged sync.Map // the cable of a peer, by its ID: who comes next may have its name
 	accept := func(peer wire.Peer, port vnet.Port) error {
-		return n.attach(port, name(peer), &lab.Card{VLAN: p.VLAN}, nil)
+		n.newcomer(name(peer))
+		err := n.attach(port, name(peer), &lab.Card{VLAN: p.VLAN}, nil)
+		if err == nil {
+			plugged.Store(peer.ID, n.cable(name(peer)))
+		}
+		return err
 	}
 	o := wire.ListenOptions{
-		Gone: func(peer wire.Peer) { n.forgetAll(name(peer)) },
+		Gone: func(peer wire.Peer) {
+			c, _ := plugged.LoadAndDelete(peer.ID)
+			n.left(name(peer), c.(*cable))
+		},
 		Refused: func(err error) {
 			events.Emit(event.Event{Kind: event.Warn, Task: "plug", Subject: n.name, Message: fmt.Sprintf("plug %s: %v", p.Path, err)})
 		},
@@ -182,11 +191,20 @@ func (n *network) forget(name string) {
 	n.lose(name)
 }
 
-// forgetAll is forget for a port that does not come back: who has its name next is
-// somebody else.
-func (n *network) forgetAll(name string) {
+// newcomer makes room for who plugs in, and has nothing of who had that name before.
+func (n *network) newcomer(name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.lose(name)
 	delete(n.set, name)
+}
+
+// left is forget for a cable that does not come back. What was plugged in by its
+// name since is left alone.
+func (n *network) left(name string, c *cable) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cables[name] == c {
+		n.lose(name)
+		delete(n.set, name)
+	}
 }

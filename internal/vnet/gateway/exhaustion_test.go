@@ -27,6 +27,7 @@ func TestPortExhaustion(t *testing.T) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few); err != nil {
 		t.Fatal(err)
 	}
+	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
 	sw := vnet.NewSwitch(vnet.SwitchOptions{})
 	t.Cleanup(func() { sw.Close() })
 	plug := func(name string) vnet.Port {

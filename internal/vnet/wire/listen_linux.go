@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +46,7 @@ const (
 
 // Peer is a program that has plugged itself in.
 type Peer struct {
+	ID          uint64 // unlike that of all who came to the listener before, or come later
 	Name        string // for people, unlike any other's of the listener: "vde/3", "qemu/1"
 	Number      int    // of the port: what a VDE client asked for, or the lowest that is free
 	Description string // what a VDE client says of itself, printable; or empty
@@ -79,6 +81,7 @@ type Listener struct {
 	done  chan struct{} // closed when Close begins
 	close sync.Once
 	wg    sync.WaitGroup
+	came  atomic.Uint64 // how many have come
 
 	mu    sync.Mutex
 	conns map[*net.UnixConn]*guest // all that are connected
@@ -389,7 +392,7 @@ func (l *Listener) identify(conn *net.UnixConn) (Peer, error) {
 	if cred.Uid != 0 && cred.Uid != uint32(os.Geteuid()) && l.gid == 0 {
 		return Peer{}, fmt.Errorf("process %d belongs to another user (%s), and no group is let in", cred.Pid, userName(cred.Uid))
 	}
-	return Peer{PID: int(cred.Pid), UID: cred.Uid, GID: cred.Gid}, nil
+	return Peer{ID: l.came.Add(1), PID: int(cred.Pid), UID: cred.Uid, GID: cred.Gid}, nil
 }
 
 func credentials(conn *net.UnixConn) (*unix.Ucred, error) {

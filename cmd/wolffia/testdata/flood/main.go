@@ -9,9 +9,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -81,11 +83,13 @@ func neighbours() (out []forge.Target, err error) {
 // forged are frames of all kinds for all of them, in turn. Those too long for the
 // card are cut, so that what they say of their lengths is not true.
 func forged(to []forge.Target, mtu int) (out [][]byte) {
+	floods := forge.Floods()
+	names := slices.Sorted(maps.Keys(floods))
 	for _, t := range to {
 		r := forge.New(t)
 		for range 100 {
-			for _, make := range forge.Floods() {
-				f := make(r)
+			for _, name := range names {
+				f := floods[name](r)
 				out = append(out, f[:min(len(f), 14+mtu)])
 			}
 		}
