@@ -279,8 +279,11 @@ func (l *lab) flooded(hostile, one, other string) {
 		if len(pings) != 2 {
 			l.t.Fatal(out)
 		}
-		for _, p := range pings {
-			if got, _ := strconv.Atoi(p[2]); got < 15 { // all of them share a cable with the flood
+		// The gateway owes answers. What a machine owes that is flooded itself is its
+		// own kernel's affair, which may be busy with the flood's requests; that the
+		// switch lets the others through to it the stream has shown.
+		for i, least := range []int{15, 1} {
+			if got, _ := strconv.Atoi(pings[i][2]); got < least {
 				l.t.Error(out)
 			}
 		}
