@@ -679,7 +679,7 @@ func TestLabPrivate(t *testing.T) {
 	}
 }
 
-// TestLabsApart has two labs of the same name, and one more, side by side.
+// TestLabsApart has two labs of the same name side by side.
 func TestLabsApart(t *testing.T) {
 	parallel(t)
 	p := newPerson(t)

@@ -58,23 +58,7 @@ func TestPortExhaustion(t *testing.T) {
 		t.Cleanup(func() { l.Close() })
 		return l
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	go func() { // echoes, as long as anybody wants it
-		for {
-			c, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				io.Copy(c, c)
-			}()
-		}
-	}()
+	listener := echoes(t)
 	dial := func(l *Link) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()

@@ -31,6 +31,30 @@ func newStackGuest(t *testing.T, cfg Config) (*Gateway, *Link) {
 	return g, l
 }
 
+// echoes is a server of the host that says what it hears, as long as anybody wants
+// it; the test's end ends it.
+func echoes(t *testing.T) net.Listener {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			}()
+		}
+	}()
+	return listener
+}
+
 // A connection that both sides have closed counts as long as its guest has not
 // taken everything: else a guest that reads nothing could fill the memory with
 // connections that are over.
@@ -101,23 +125,7 @@ func TestSettleEnds(t *testing.T) {
 // everything all the same.
 func TestNarrow(t *testing.T) {
 	data := bytes.Repeat([]byte("0123456789abcdef"), 100_000)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	go func() {
-		for {
-			c, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
+	listener := echoes(t)
 	_, l := newStackGuest(t, Config{})
 	var last net.Conn
 	for range wideConns + 2 {
