@@ -91,6 +91,7 @@ const handshakeTimeout = 30 * time.Second
 type Client struct {
 	ssh     *ssh.Client
 	watched watched
+	ended   chan struct{} // closed at the connection's end
 }
 
 // Dial logs in as user over conn, which it owns from then on: it is closed
@@ -133,7 +134,12 @@ func Dial(ctx context.Context, conn net.Conn, user string, keys Keys) (*Client, 
 		return nil, fmt.Errorf("log in to the machine as %s: %w", user, err)
 	}
 	conn.SetDeadline(time.Time{})
-	return &Client{ssh: ssh.NewClient(c, channels, requests)}, nil
+	client := &Client{ssh: ssh.NewClient(c, channels, requests), ended: make(chan struct{})}
+	go func() { // ends with the connection
+		client.ssh.Wait()
+		close(client.ended)
+	}()
+	return client, nil
 }
 
 // Close ends the connection and every command that runs over it.
@@ -147,11 +153,40 @@ func (c *Client) Close() error {
 // guest sees it, such as "127.0.0.1:2345": what listens there need not be in
 // reach of any network.
 func (c *Client) Connect(ctx context.Context, addr string) (net.Conn, error) {
-	conn, err := c.ssh.DialContext(ctx, "tcp", addr)
+	conn, err := open(ctx, c, func() (net.Conn, error) { return c.ssh.Dial("tcp", addr) })
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s in the machine: %w", addr, c.watched.lost(err))
 	}
 	return conn, nil
+}
+
+// open has a channel opened by how, and gives up with ctx or the connection. The ssh
+// library takes no note of a first write that fails, and waits for an answer to it
+// for ever where the connection has just ended; what waits there is left behind.
+func open[T io.Closer](ctx context.Context, c *Client, how func() (T, error)) (channel T, err error) {
+	type result struct {
+		channel T
+		err     error
+	}
+	opened := make(chan result, 1)
+	go func() {
+		channel, err := how()
+		opened <- result{channel, err}
+	}()
+	select {
+	case r := <-opened:
+		return r.channel, r.err
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-c.ended:
+		err = net.ErrClosed
+	}
+	go func() {
+		if r := <-opened; r.err == nil {
+			r.channel.Close()
+		}
+	}()
+	return channel, err
 }
 
 // Size is a terminal's size in characters.
@@ -226,7 +261,7 @@ func (c *Client) run(ctx context.Context, cmd Command, line string) (_ Status, e
 			err = context.Cause(ctx)
 		}
 	}()
-	s, err := c.ssh.NewSession()
+	s, err := open(ctx, c, c.ssh.NewSession)
 	if err != nil {
 		return Status{}, fmt.Errorf("open a session: %w", err)
 	}

@@ -266,3 +266,44 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		t.Errorf("it ended with %v", err)
 	}
 }
+
+// TestConnectionEnds: what was opened in the moment of the connection's end was
+// waited for, for ever.
+func TestConnectionEnds(t *testing.T) {
+	for i := range 200 {
+		client := dialServer(t, func(conn net.Conn, k Keys) {
+			c, channels, requests, err := letIn(conn, k)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			go ssh.DiscardRequests(requests)
+			for nc := range channels {
+				nc.Reject(ssh.Prohibited, "")
+				time.Sleep(time.Duration(i) * time.Microsecond) // each time a little later
+				c.Close()
+			}
+		})
+		ended := make(chan error, 1)
+		go func() {
+			for {
+				_, err := client.Connect(t.Context(), "127.0.0.1:1")
+				if !errors.As(err, new(*ssh.OpenChannelError)) {
+					ended <- err
+					return
+				}
+			}
+		}()
+		select {
+		case err := <-ended:
+			if err == nil {
+				t.Error("it came through")
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("time %d: it is still waited for", i)
+		}
+		if _, err := client.Run(t.Context(), Command{Argv: []string{"true"}}); err == nil {
+			t.Error("a command ran")
+		}
+	}
+}
