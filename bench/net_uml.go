@@ -31,7 +31,7 @@ ip link set lo up
 ip addr add $ADDR/24 dev $DEV
 ip link set $DEV mtu $MTU up
 ip route add default via $GATEWAY
-exec >/dev/ttyS0 2>&1
+exec >/dev/ttyS0 2>/dev/console
 for reverse in '' -R; do
 	for i in 1 2 3 4 5; do # as in iperfScript
 		iperf3 -c $GATEWAY -p $PORT -t $SECONDS_EACH -J $reverse >/report && break
