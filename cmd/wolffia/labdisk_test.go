@@ -42,6 +42,78 @@ func (l *lab) give(name string) {
 // fileSum is a digest of a file of the lab's folder.
 func (l *lab) fileSum(name string) [sha256.Size]byte { return sha256.Sum256([]byte(l.hostFile(name))) }
 
+// TestLabDisks has disks that last until they are dropped.
+func TestLabDisks(t *testing.T) {
+	parallel(t)
+	l := newLab(t, newPerson(t), small+`
+networks: {lan: }
+machines:
+  anna: {networks: [lan], root: disk}
+  carl: {networks: [lan], root: disk, backend: qemu}
+`)
+	l.do("up")
+	// What a User-Mode Linux keeps is what it wrote, and not its image once more.
+	kept, _ := filepath.Glob(filepath.Join(l.home, ".local/state/wolffia/labs/*/disks/anna-0"))
+	if len(kept) != 1 {
+		t.Fatal(kept)
+	}
+	var over struct{ Path string }
+	record, err := os.ReadFile(kept[0] + ".base")
+	if err == nil {
+		err = json.Unmarshal(record, &over)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var own, image syscall.Stat_t
+	if err := errors.Join(syscall.Stat(kept[0], &own), syscall.Stat(over.Path, &image)); err != nil || own.Blocks > image.Blocks/4 {
+		t.Errorf("it takes %d blocks, and its image %d; %v", own.Blocks, image.Blocks, err)
+	}
+	both := func(script, want string) {
+		t.Helper()
+		for _, m := range []string{"anna", "carl"} {
+			if got := l.in(m, script); got != want {
+				t.Errorf("%s: %q, want %q", m, got, want)
+			}
+		}
+	}
+	both("echo kept >/root/mine; sync", "")
+	l.do("restart")
+	both("cat /root/mine", "kept\n")
+	macs := func() string {
+		return l.in("anna", "cat /sys/class/net/eth0/address") + l.in("carl", "cat /sys/class/net/eth0/address")
+	}
+	before := macs()
+	l.do("down")
+	l.do("up")
+	if now := macs(); now != before {
+		t.Errorf("hardware addresses after down and up: %q, before: %q", now, before)
+	}
+	both("cat /root/mine; grep -c '[.]lan' /etc/hosts || true", "kept\n0\n")
+	l.do("down")
+	// What up would refuse is foreseen, and nothing else is.
+	if plan := l.do("up", "--dry-run"); !strings.Contains(plan, "start machine anna\n") {
+		t.Error(plan)
+	}
+	text := l.hostFile("wolffia.yaml")
+	for _, c := range []struct{ was, is, want string }{
+		{", backend: qemu", "", "up would refuse machine carl: the volume "},
+		{"root: disk}", "root: disk, backend: qemu}", "was written by another backend, as a file of format cow, not qcow2; use that backend again"},
+		{"packages: [", "packages: [hello, ", "was made over another image ("},
+		{", deps: elf", ", deps: elf, hostname: other", "than the machine has now (image base); go back to the image"},
+	} {
+		l.file(strings.Replace(text, c.was, c.is, 1))
+		o := l.try(t, call{dir: l.dir}, "up", "--dry-run")
+		if o.status != 1 || !strings.Contains(o.err, c.want) || !strings.Contains(o.out, "start machine anna\n") {
+			t.Error(c, o)
+		}
+	}
+	l.file(text)
+	l.do("down", "--volumes")
+	l.do("up")
+	both("ls /root", "")
+}
+
 // TestLabMoreDisks has machines of both kinds with disks besides that of their
 // roots: new ones and images, which stay as they are, or are written to in place.
 func TestLabMoreDisks(t *testing.T) {
