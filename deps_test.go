@@ -18,7 +18,7 @@ import (
 // (a format that knows a command, a switch that knows a lab) can grow.
 var layers = []string{
 	"tooltest",
-	"tree event host lazy spell stall",
+	"tree event host lazy schedule spell stall",
 	"tree/treetest tree/hostdir host/hosttest",
 	"store",
 	"image/compress image/mbr image/xz image/finding",

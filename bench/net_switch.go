@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"wolffia/internal/schedule"
 	"wolffia/internal/vnet"
 	"wolffia/internal/vnet/wire"
 )
@@ -117,6 +118,7 @@ func isRole(word string) bool {
 
 // serveSwitch is wolffia's switch, until ctx or its input ends.
 func serveSwitch(ctx context.Context, path string) error {
+	schedule.Batch() // as for a network of a lab
 	sw := vnet.NewSwitch(vnet.SwitchOptions{})
 	defer sw.Close()
 	l, err := wire.ServeVDE(path, wire.ListenOptions{}, func(p wire.Peer, port vnet.Port) error {

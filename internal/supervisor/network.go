@@ -14,6 +14,7 @@ import (
 
 	"wolffia/internal/event"
 	"wolffia/internal/lab"
+	"wolffia/internal/schedule"
 	"wolffia/internal/vnet"
 	"wolffia/internal/vnet/capture"
 	"wolffia/internal/vnet/gateway"
@@ -60,6 +61,7 @@ type networkOptions struct {
 }
 
 func newNetwork(spec *lab.Network, o networkOptions) *network {
+	schedule.Batch()
 	return &network{
 		name: spec.Name, spec: spec, sw: vnet.NewSwitch(vnet.SwitchOptions{}), ring: newRing(o.ring),
 		gateways: map[int]*gateway.Gateway{}, cables: map[string]*cable{}, set: map[string]lab.Card{}, onlookers: map[*onlooker]struct{}{},

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"wolffia/internal/schedule"
 )
 
 // Group holds trees with one keeper for all of them, which takes some 2 MB and
@@ -154,6 +156,7 @@ func newHome(sys *syscall.SysProcAttr, env []string, deaf time.Duration) (*home,
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // see Process.own
+		schedule.Ordinary()
 		defer close(h.done)
 		defer h.close()
 		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)

@@ -46,6 +46,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"wolffia/internal/schedule"
 )
 
 // Mode is how the tree is held.
@@ -256,6 +258,7 @@ func (c Command) prepare() error {
 // the thread that made the keeper ends, so the thread is kept until then.
 func (p *Process) own(c Command, sys *syscall.SysProcAttr, theirs *os.File, started chan<- error) {
 	runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+	schedule.Ordinary()
 	defer close(p.done)
 	defer p.ctl.Close()
 

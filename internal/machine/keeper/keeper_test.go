@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"wolffia/internal/schedule"
 )
 
 // parentEnv makes the test binary a process that starts a tree and waits, so
@@ -316,18 +318,8 @@ func TestOneCPU(t *testing.T) {
 	}
 	each(t, func(t *testing.T, m Mode) {
 		on := func(cpu *int) string {
-			r, w, err := os.Pipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer r.Close()
-			begin(t, Command{
-				Path: "/bin/sh", Argv: []string{"sh", "-c", "grep Cpus_allowed_list /proc/self/status"}, Mode: m, OneCPU: true, CPU: cpu,
-				Env: []string{"PATH=/usr/bin:/bin"}, Stdio: [3]*os.File{1: w},
-			})
-			w.Close()
-			out, _ := io.ReadAll(r)
-			return strings.TrimSpace(strings.TrimPrefix(string(out), "Cpus_allowed_list:"))
+			out := outputOf(t, Command{Mode: m, OneCPU: true, CPU: cpu}, "grep Cpus_allowed_list /proc/self/status")
+			return strings.TrimSpace(strings.TrimPrefix(out, "Cpus_allowed_list:"))
 		}
 		if list := on(nil); list == "" || strings.ContainsAny(list, ",-") {
 			t.Errorf("may run on processors %q", list)
@@ -340,6 +332,36 @@ func TestOneCPU(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestOrdinary: a program does not wait its turn because who started it does.
+func TestOrdinary(t *testing.T) {
+	schedule.Batch()
+	group.Close() // whose keeper may be from before
+	group = Group{}
+	each(t, func(t *testing.T, m Mode) {
+		out := outputOf(t, Command{Mode: m}, "cat /proc/self/stat")
+		_, fields, _ := strings.Cut(out, ") ")
+		if policy := strings.Fields(fields)[41-3]; policy != "0" { // proc_pid_stat(5), SCHED_OTHER
+			t.Errorf("its policy is %s", policy)
+		}
+	})
+}
+
+// outputOf is what a script writes in a tree of this kind.
+func outputOf(t *testing.T, c Command, script string) string {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	c.Path, c.Argv = "/bin/sh", []string{"sh", "-c", script}
+	c.Env, c.Stdio = []string{"PATH=/usr/bin:/bin"}, [3]*os.File{1: w}
+	begin(t, c)
+	w.Close()
+	out, _ := io.ReadAll(r)
+	return string(out)
 }
 
 // TestMeanwhile: the program sees what was done while the keeper came up, and
