@@ -264,7 +264,11 @@ func (l *Lab) rewireOne(spec *lab.Network, p *plan, s lab.Step) error {
 	if spec == nil {
 		return nil
 	}
+	was := n
 	n = newNetwork(spec, networkOptions{ring: spec.Ring})
+	if was != nil {
+		n.set = was.links()
+	}
 	if err := n.open(p, l.cfg.Base, l.events); err != nil {
 		n.close()
 		return err

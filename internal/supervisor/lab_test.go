@@ -26,6 +26,7 @@ import (
 type puppets struct {
 	mu   sync.Mutex
 	born map[string][]*puppet // all that were started, by name
+	boot func(name string)    // what happens while a machine is being started; nil for nothing
 	live func(*puppet)        // what a machine does once it runs; nil waits to be ended
 	deaf chan struct{}        // unless it is nil, machines don't heed that they are asked to end, but close it
 }
@@ -38,6 +39,9 @@ func (b *puppets) Guest(string) machine.Guest                    { return machin
 func (b *puppets) Start(ctx context.Context, spec machine.Spec) (machine.Machine, error) {
 	p := &puppet{over: make(chan struct{}), deaf: b.deaf}
 	p.out, p.says = io.Pipe()
+	if b.boot != nil {
+		b.boot(spec.Name)
+	}
 	for range spec.NICs {
 		ours, theirs := vnet.Pipe(vnet.PipeOptions{})
 		p.ports, p.cards = append(p.ports, ours), append(p.cards, theirs)

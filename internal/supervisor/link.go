@@ -188,3 +188,16 @@ func (c *cable) impair(out, in *link.Impairment) (err error) {
 	}
 	return err
 }
+
+// become gives the link its impairments. Setting one that it has would begin the
+// sequence of decisions again.
+func (c *cable) become(to lab.Cable) error {
+	var out, in *link.Impairment
+	if c.Impairment(link.Out) != to.Out {
+		out = &to.Out
+	}
+	if c.Impairment(link.In) != to.In {
+		in = &to.In
+	}
+	return c.impair(out, in)
+}

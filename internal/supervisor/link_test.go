@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"wolffia/internal/lab"
+	"wolffia/internal/machine"
 	"wolffia/internal/vnet"
 	"wolffia/internal/vnet/link"
 	"wolffia/internal/vnet/wire"
@@ -119,6 +120,14 @@ func TestLinkStays(t *testing.T) {
 	if s := linkAt(t, l, "far", "gateway"); !s.Up || s.OutImpairment != "none" {
 		t.Errorf("%+v", s)
 	}
+	whole := l.network("lan")
+	apply(t, l, strings.Replace(gateways, "{subnet: 10.9.0.0/24}", "{subnet: 10.9.0.0/24, mtu: 1400}", 1))
+	if l.network("lan") == whole {
+		t.Error("the network is the one before")
+	}
+	if s := linkAt(t, l, "lan", "gateway"); s.Up || s.OutImpairment != "delay 20ms" || s.InImpairment != "none" {
+		t.Errorf("of a network that began anew: %+v", s)
+	}
 }
 
 // TestLinkOfMachine: what is done to a machine's link holds until a file is applied,
@@ -144,19 +153,81 @@ func TestLinkOfMachine(t *testing.T) {
 	if s := linkAt(t, l, "lan", "anna/eth0"); !s.Up || s.OutImpairment != "none" {
 		t.Errorf("after up: %+v", s)
 	}
+	b.boot = func(string) {
+		if err := errors.Join(x.SetUp(false), x.SetImpairment(nil, &link.Impairment{Loss: 1})); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := l.Restart(context.Background(), "anna"); err != nil {
+		t.Fatal(err)
+	}
+	if s := linkAt(t, l, "lan", "anna/eth0"); s.Up || s.InImpairment != "loss 100%" {
+		t.Errorf("what was done while it began: %+v", s)
+	}
+	// One that ends at once ends for its own reason, which a cut cable hid.
+	b.live = func(p *puppet) { p.end(machine.Exit{Stage: "kernel", Cause: "the kernel panicked"}) }
+	b.boot = func(string) { x.SetImpairment(nil, &link.Impairment{Loss: 0.5}) }
+	for range 20 {
+		l.Restart(context.Background(), "anna") // which may have seen it ready
+		for state := StateReady; state != StateFailed; {
+			if state, err = l.Wait(t.Context(), "anna", state); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if said := l.Status()[0].Error; !strings.Contains(said, "the kernel panicked") {
+			t.Errorf("it ended with %q", said)
+		}
+		if err := x.SetImpairment(nil, &link.Impairment{}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestLinkWhileItBegins: what is done last to a link is how it is, whenever its machine
+// begins anew.
+func TestLinkWhileItBegins(t *testing.T) {
+	b := newPuppets()
+	l := play(t, b)
+	apply(t, l, two)
+	x, err := l.Link("anna")
+	if err != nil {
+		t.Fatal(err)
+	}
 	m, err := l.member("anna")
 	if err != nil {
 		t.Fatal(err)
 	}
-	began := m.description().Cards
-	m.mu.Lock()
-	m.spec.Cards[0].Down, m.spec.Cards[0].Link.In.Loss = true, 1 // as while it began
-	m.mu.Unlock()
-	if err := m.relink(began); err != nil {
-		t.Fatal(err)
+	restarted := make(chan error, 1)
+	go func() {
+		var errs []error
+		for range 200 {
+			errs = append(errs, l.Restart(context.Background(), "anna"))
+		}
+		restarted <- errors.Join(errs...)
+	}()
+	down, loss, lost := false, link.Probability(0), 0
+	for done := false; !done; {
+		select {
+		case err := <-restarted:
+			if err != nil {
+				t.Fatal(err)
+			}
+			done = true
+		default:
+		}
+		down, loss = !down, 1-loss
+		if err := errors.Join(x.SetUp(!down), x.SetImpairment(nil, &link.Impairment{Loss: loss})); err != nil {
+			t.Fatal(err)
+		}
+		if c := m.description().Cards[0]; c.Down != down || c.Link.In.Loss != loss {
+			lost++
+		}
 	}
-	if s := linkAt(t, l, "lan", "anna/eth0"); s.Up || s.InImpairment != "loss 100%" {
-		t.Errorf("what was done meanwhile: %+v", s)
+	if lost > 0 {
+		t.Errorf("what was done was lost %d times", lost)
+	}
+	if c := l.network("lan").cable("anna/eth0"); c.Up() == down || c.Impairment(link.In).Loss != loss {
+		t.Errorf("at the end it is up: %v, loss %v; want %v, %v", c.Up(), c.Impairment(link.In).Loss, !down, loss)
 	}
 }
 

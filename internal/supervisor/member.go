@@ -41,6 +41,8 @@ type member struct {
 	name string
 	hub  *hub
 
+	wiring sync.Mutex // held while something is done to its cables; before mu
+
 	mu       sync.Mutex
 	spec     *lab.Machine
 	prepared preparation
@@ -243,11 +245,10 @@ func (m *member) live(ctx context.Context) (machine.Exit, error) {
 		m.guest = nil
 		m.mu.Unlock()
 	}()
-	err = m.relink(g.cfg.Machine.Cards)
-	if err == nil {
-		err = m.becomeReady(ctx, g, turn.booted)
+	if err := m.relink(g.cfg.Machine.Cards); err != nil { // a machine that has ended says why below
+		m.lab.events.Emit(event.Event{Kind: event.Warn, Task: "net", Subject: m.name, Message: "a link is not as it was set: " + err.Error()})
 	}
-	if err != nil {
+	if err := m.becomeReady(ctx, g, turn.booted); err != nil {
 		g.Close()
 		return machine.Exit{}, m.report(err)
 	}
@@ -449,8 +450,7 @@ func (m *member) change(spec *lab.Machine) error {
 	m.poke() // it may wait for another one that it no longer has to
 	var errs []error
 	for i := range spec.Cards {
-		c := &spec.Cards[i]
-		errs = append(errs, m.lab.network(c.Network).setCable(m.name+"/"+cardName(i), c.Link), m.setLink(i, !c.Down))
+		errs = append(errs, m.wire(i, true))
 	}
 	return errors.Join(errs...)
 }
@@ -466,29 +466,36 @@ func (m *member) description() *lab.Machine {
 // setLink plugs a card's cable in, or pulls it out.
 func (m *member) setLink(card int, up bool) error {
 	m.mu.Lock()
-	g := m.guest
 	m.spec.Cards[card].Down = !up // for its next life, too
-	network := m.spec.Cards[card].Network
 	m.mu.Unlock()
-	if cable := m.lab.network(network).cable(m.name + "/" + cardName(card)); cable != nil {
-		cable.SetUp(up)
+	return m.wire(card, true)
+}
+
+// wire does to a card's cable, and with carrier to what the machine sees of it, what is
+// said of it now.
+func (m *member) wire(card int, carrier bool) error {
+	m.wiring.Lock() // so that who says something last has it done last
+	defer m.wiring.Unlock()
+	m.mu.Lock()
+	c, g := m.spec.Cards[card], m.guest
+	m.mu.Unlock()
+	var errs []error
+	if cable := m.lab.network(c.Network).cable(m.name + "/" + cardName(card)); cable != nil {
+		errs = append(errs, cable.become(c.Link))
+		cable.SetUp(!c.Down)
 	}
-	if g == nil {
-		return nil
+	if g != nil && carrier {
+		errs = append(errs, setCarrier(g.machine, card, !c.Down))
 	}
-	return setCarrier(g.machine, card, up)
+	return errors.Join(errs...)
 }
 
 // relink does to the cables of a life that has begun what was said of them since its
 // cards were copied.
 func (m *member) relink(began []lab.Card) error {
 	var errs []error
-	now := m.description().Cards
-	for i := range now {
-		errs = append(errs, m.lab.network(now[i].Network).setCable(m.name+"/"+cardName(i), now[i].Link))
-		if now[i].Down != began[i].Down {
-			errs = append(errs, m.setLink(i, !now[i].Down))
-		}
+	for i, now := range m.description().Cards {
+		errs = append(errs, m.wire(i, now.Down != began[i].Down))
 	}
 	return errors.Join(errs...)
 }
@@ -496,6 +503,8 @@ func (m *member) relink(began []lab.Card) error {
 // impair makes a card's cable worse, or good again, in the directions that are not
 // nil.
 func (m *member) impair(card int, out, in *link.Impairment) error {
+	m.wiring.Lock()
+	defer m.wiring.Unlock()
 	m.mu.Lock()
 	c := &m.spec.Cards[card]
 	replace(&c.Link, out, in) // for its next life, too

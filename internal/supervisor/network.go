@@ -179,6 +179,13 @@ func (n *network) setPort(name string, do func(to *lab.Card, c *cable) error) er
 	return err
 }
 
+// links is what was done to ports that are no machine's.
+func (n *network) links() map[string]lab.Card {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return maps.Clone(n.set)
+}
+
 // ports are the names of what is plugged in.
 func (n *network) ports() []string {
 	n.mu.Lock()
@@ -345,22 +352,6 @@ func (n *network) update(spec *lab.Network, p *plan) error {
 			forwards = append(forwards, p.forwards(m, g.Network)...)
 		}
 		errs = append(errs, gw.SetReservations(p.reservations(g.Network)), gw.SetForwards(forwards))
-	}
-	return errors.Join(errs...)
-}
-
-// setCable gives a port's cable its impairments, if it is plugged in.
-func (n *network) setCable(name string, c lab.Cable) error {
-	l := n.cable(name)
-	if l == nil {
-		return nil
-	}
-	// Setting it anew would begin the sequence of decisions again.
-	var errs []error
-	for d, i := range map[link.Direction]link.Impairment{link.Out: c.Out, link.In: c.In} {
-		if l.Impairment(d) != i {
-			errs = append(errs, l.SetImpairment(d, i))
-		}
 	}
 	return errors.Join(errs...)
 }

@@ -270,7 +270,7 @@ func (s *Guest) connect(ctx context.Context, client *access.Client, port string)
 	m := s.cfg.Machine
 	for i := range m.Cards {
 		at := s.cfg.plan.at(m, &m.Cards[i])
-		if !at.v4.IsValid() || m.Cards[i].Down { // it might have asked in vain
+		if !at.v4.IsValid() {
 			continue
 		}
 		limited, cancel := context.WithTimeout(ctx, cardPatience)
