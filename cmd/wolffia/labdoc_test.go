@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -93,7 +94,7 @@ func TestLabPage(t *testing.T) {
 func TestNetworkPage(t *testing.T) {
 	parallel(t)
 	ssh := tooltest.Require(t, "ssh", "openssh-client")
-	l, err := net.Listen("tcp4", "127.0.0.1:8000")
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,6 +102,9 @@ func TestNetworkPage(t *testing.T) {
 	go server.Serve(l)
 	defer server.Close()
 	p, id := newPerson(t), newIdentity(t)
+	sshPort := freePort(t)
+	// Others may have the page's ports.
+	ports := strings.NewReplacer(":8000", fmt.Sprintf(":%d", l.Addr().(*net.TCPAddr).Port), "5523", strconv.Itoa(sshPort))
 	dir, bin := p.folder(t, "lab"), p.folder(t, "bin")
 	if err := os.Symlink(p.plain(t), filepath.Join(bin, "wolffia")); err != nil {
 		t.Fatal(err)
@@ -109,7 +113,7 @@ func TestNetworkPage(t *testing.T) {
 	outputs := map[string]string{}
 	for _, b := range blocks(t, "network.md") {
 		if b.language == "yaml" {
-			p.write(t, filepath.Join(dir, "wolffia.yaml"), regexp.MustCompile("ssh-ed25519 [^\"]*").ReplaceAllLiteralString(b.text, id.public))
+			p.write(t, filepath.Join(dir, "wolffia.yaml"), regexp.MustCompile("ssh-ed25519 [^\"]*").ReplaceAllLiteralString(ports.Replace(b.text), id.public))
 			continue
 		}
 		for command := range strings.Lines(b.text) {
@@ -117,9 +121,9 @@ func TestNetworkPage(t *testing.T) {
 			switch tool, args, _ := strings.Cut(command, " "); tool {
 			case "wolffia":
 				c := call{dir: dir, program: "sh", limit: cold, env: []string{"PATH=" + bin + ":" + os.Getenv("PATH")}}
-				outputs[command] = p.run(t, c, "-ec", command).out
+				outputs[command] = p.run(t, c, "-ec", ports.Replace(command)).out
 			case "ssh": // of whoever runs the tests: it wants an account with a name
-				out, err := exec.CommandContext(t.Context(), ssh, append(append(id.flags("-p", 5523), strings.Fields(args)...), "hostname")...).CombinedOutput()
+				out, err := exec.CommandContext(t.Context(), ssh, append(append(id.flags("-p", sshPort), strings.Fields(ports.Replace(args))...), "hostname")...).CombinedOutput()
 				if err != nil {
 					t.Fatalf("%s: %v\n%s", command, err, out)
 				}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -255,7 +254,7 @@ func (l *lab) flooded(hostile, one, other string) {
 		exec /flood eth0`, one, other))
 	flooding.out.expect(l.t, "floods")
 	// What goes on meanwhile is done again until there was a flood to withstand.
-	for first := l.sent(hostile); l.sent(hostile) < first+20_000; {
+	for first := l.link("lan", hostile+"/eth0").Out.Frames; l.link("lan", hostile+"/eth0").Out.Frames < first+20_000; {
 		listening := l.start(l.t, call{dir: l.dir}, "exec", other, "--", "sh", "-c", "[ -p /tmp/f ] || mkfifo /tmp/f; exec 9<>/tmp/f; nc -l -p 7000 <&9 | sha256sum & until netstat -ltn | grep -q :7000; do usleep 10000; done; echo listens; wait")
 		listening.out.expect(l.t, "listens")
 		out := l.in(one, fmt.Sprintf(`
@@ -298,25 +297,6 @@ func (l *lab) flooded(hostile, one, other string) {
 	if after := resident(l.t, pid); after > before+128<<20 {
 		l.t.Errorf("the supervisor has grown from %d to %d MiB", before>>20, after>>20)
 	}
-}
-
-// sent is how many frames a machine's card has sent.
-func (l *lab) sent(machine string) uint64 {
-	l.t.Helper()
-	var links []struct {
-		Name string
-		Out  struct{ Frames uint64 }
-	}
-	if err := json.Unmarshal([]byte(l.do("net", "--json")), &links); err != nil {
-		l.t.Fatal(err)
-	}
-	for _, link := range links {
-		if link.Name == machine+"/eth0" {
-			return link.Out.Frames
-		}
-	}
-	l.t.Fatalf("%s has no link in %+v", machine, links)
-	return 0
 }
 
 // resident is the memory of a process that lives, in bytes.

@@ -302,8 +302,11 @@ func TestConnectionEnds(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Fatalf("time %d: it is still waited for", i)
 		}
-		if _, err := client.Run(t.Context(), Command{Argv: []string{"true"}}); err == nil {
-			t.Error("a command ran")
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		_, err := client.Run(ctx, Command{Argv: []string{"true"}})
+		if err == nil || ctx.Err() != nil {
+			t.Fatalf("time %d: a command ended with %v", i, err)
 		}
+		cancel()
 	}
 }

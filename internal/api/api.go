@@ -133,6 +133,8 @@ func reply(w http.ResponseWriter, v any, err error) {
 		status := http.StatusInternalServerError
 		var notRunning *supervisor.NotRunningError
 		switch {
+		case errors.As(err, new(*unservedError)):
+			status = http.StatusNotFound
 		case isUsage(err):
 			status = http.StatusBadRequest
 		case errors.As(err, &notRunning):

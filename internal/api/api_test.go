@@ -115,6 +115,31 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// TestUnserved: whoever asks for what there is not reads an error like any other.
+func TestUnserved(t *testing.T) {
+	socket := serve(t, Handlers{})
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}
+	defer client.CloseIdleConnections()
+	for _, request := range [][2]string{{"GET", "/v1/nothing"}, {"POST", "/v1/info"}, {"GET", "/v1/restart"}, {"GET", "/"}} {
+		r, err := http.NewRequestWithContext(t.Context(), request[0], "http://lab"+request[1], nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var e Error
+		err = json.NewDecoder(answer.Body).Decode(&e)
+		answer.Body.Close()
+		if want := fmt.Sprintf("there is no %s %q", request[0], request[1]); err != nil || answer.StatusCode != http.StatusNotFound || !e.Usage || !strings.HasPrefix(e.Message, want) {
+			t.Errorf("%v: %d, %+v, %v", request, answer.StatusCode, e, err)
+		}
+	}
+}
+
 // TestSlowListener: a wolffia up that was stopped by Ctrl-Z held up the lab, once
 // what it did not read filled its socket.
 func TestSlowListener(t *testing.T) {

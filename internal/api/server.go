@@ -141,7 +141,17 @@ func (s *Server) mux() http.Handler {
 	mux.HandleFunc("GET /v1/machines/{name}/log", s.log)
 	mux.HandleFunc("GET /v1/capture", s.capture)
 	mux.HandleFunc("GET /v1/profiles/{name}", s.profile)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		reply(w, nil, Usage(&unservedError{r.Method, r.URL.Path}))
+	})
 	return mux
+}
+
+// unservedError is a request for what nobody serves.
+type unservedError struct{ method, path string }
+
+func (e *unservedError) Error() string {
+	return fmt.Sprintf("there is no %s %.100q; docs/labs.md lists what there is", e.method, e.path)
 }
 
 // bodyPatience is how long a request may take to come in.

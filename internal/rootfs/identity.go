@@ -50,7 +50,7 @@ type IdentityConfig struct {
 	Forwarding     bool               // it routes between its cards
 	Modules        []string           // paths of modules in load order, each with options behind it
 	Mounts         []Mount            // disks and folders of the host, those below others behind them
-	V6             bool               // wait (at most 1 s) for an address by router advertisement; with Forwarding, advertisements still count
+	V6             bool               // wait (at most 2 s) for an address by router advertisement; with Forwarding, advertisements still count
 	Seed           []byte             // for the kernel's random numbers, where it has none yet
 	KeepInittab    bool               // the image's files bring their own /etc/inittab
 }

@@ -50,7 +50,6 @@ type PortStats struct {
 	TxFrames   uint64
 	TxBytes    uint64
 	TxDropped  uint64 // no room in the port's queue, or in the port itself if it is Direct; or an Offload that can't be cut
-	TxRefused  uint64 // not taken by the port when their turn came
 	TxFiltered uint64 // with a second tag that would have become the first (see VLAN)
 }
 
@@ -224,7 +223,7 @@ func (s *Switch) Stats() []PortStats {
 			RxFrames: p.rxFrames.Load(), RxBytes: p.rxBytes.Load(),
 			RxDropped: p.rxDropped.Load(), RxFiltered: p.rxFiltered.Load(), TxFiltered: p.txFiltered.Load(),
 		}
-		st.TxFrames, st.TxBytes, st.TxDropped, st.TxRefused = p.out.Sent()
+		st.TxFrames, st.TxBytes, st.TxDropped, _ = p.out.Sent()
 		all = append(all, st)
 	}
 	return all
