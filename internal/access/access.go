@@ -163,30 +163,31 @@ func (c *Client) Connect(ctx context.Context, addr string) (net.Conn, error) {
 // open has a channel opened by how, and gives up with ctx or the connection. The ssh
 // library takes no note of a first write that fails, and waits for an answer to it
 // for ever where the connection has just ended; what waits there is left behind.
-func open[T io.Closer](ctx context.Context, c *Client, how func() (T, error)) (channel T, err error) {
+func open[T io.Closer](ctx context.Context, c *Client, how func() (T, error)) (channel T, _ error) {
 	type result struct {
 		channel T
 		err     error
 	}
-	opened := make(chan result, 1)
+	opened, left := make(chan result), make(chan struct{})
+	defer close(left)
 	go func() {
 		channel, err := how()
-		opened <- result{channel, err}
+		select {
+		case opened <- result{channel, err}:
+		case <-left:
+			if err == nil {
+				channel.Close()
+			}
+		}
 	}()
 	select {
 	case r := <-opened:
 		return r.channel, r.err
 	case <-ctx.Done():
-		err = context.Cause(ctx)
+		return channel, context.Cause(ctx)
 	case <-c.ended:
-		err = net.ErrClosed
+		return channel, net.ErrClosed
 	}
-	go func() {
-		if r := <-opened; r.err == nil {
-			r.channel.Close()
-		}
-	}()
-	return channel, err
 }
 
 // Size is a terminal's size in characters.
