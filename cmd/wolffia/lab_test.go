@@ -334,8 +334,13 @@ images:
       - {path: /etc/wolffia/services/dhcp, mode: "0755", content: "#!/bin/sh\nudhcpd -a 100 /etc/udhcpd.conf\n"}
       - {path: /etc/udhcpd.conf, content: "interface eth1\nstart 10.7.0.50\nend 10.7.0.59\noption subnet 255.255.255.0\nlease_file /run/leases\n"}
     services: [late, dhcp]
+  aside:
+    from: base
+    files: [{path: /etc/wolffia/services/web, mode: "0755", content: "#!/bin/sh\nhttpd -p 10.7.0.11:80\n"}]
+    services: [web]
 networks: {lan: , still: {subnet: 10.7.0.0/24, dhcp: false}}
 machines:
+  cut: {image: aside, networks: [{network: still, address: 10.7.0.11, down: true}], ready: {port: 80}}  # its address is its own, cable or not
   last: {image: base, networks: [lan, {network: still, address: dhcp}], after: [middle]}
   middle: {image: server, networks: [{network: still, address: 10.7.0.7}], after: [first], backend: qemu, ready: {command: "test -e /run/late"}}
   first: {image: dhcp, networks: [{network: lan, address: 10.0.2.50}, {network: still, address: 10.7.0.9}], ready: {port: 80}}  # which is bound to that address alone
