@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"wolffia/internal/schedule"
@@ -39,12 +41,12 @@ func switchFrames(ctx context.Context, b *bench) (*result, error) {
 // switchTCP is TCP between two kernels.
 func switchTCP(ctx context.Context, b *bench) (*result, error) {
 	r := &result{notes: []string{"iperf3 in two network namespaces, each with a tap that vde_plug2tap carries to the switch and back"}}
-	x, err := b.alternate(ctx, b.between(ourSwitch), b.between(stockSwitch))
+	x, err := b.alternate(ctx, b.between(ourSwitch), b.between(stockSwitch), b.between(noSwitch))
 	if err != nil {
 		return r, err
 	}
 	ours, stock := x[0][2], x[1][2]
-	r.switched("namespace to namespace", gigabits, [][][]float64{x[0][:2], x[1][:2]})
+	r.switched("namespace to namespace", gigabits, [][][]float64{x[0][:2], x[1][:2], x[2][:2]})
 	r.rows = append(r.rows, row{what: "the switch's share of the processors", unit: percent, wolffia: ours, against: "vde_switch", other: stock})
 	r.notes = append(r.notes, fmt.Sprintf("a switch that took no time at all would be %.2f times as fast as vde_switch, if it is the processors that bound both",
 		1/(1-median(stock)/100)))
@@ -58,7 +60,7 @@ func switchQEMU(ctx context.Context, b *bench) (*result, error) {
 	if err != nil {
 		return r, err
 	}
-	x, err := b.alternate(ctx, b.emulated(ourSwitch, pc), b.emulated(stockSwitch, pc))
+	x, err := b.alternate(ctx, b.emulated(ourSwitch, pc), b.emulated(stockSwitch, pc), b.emulated(noSwitch, pc))
 	if err == nil {
 		r.switched("QEMU to namespace", gigabits, x)
 	}
@@ -67,13 +69,18 @@ func switchQEMU(ctx context.Context, b *bench) (*result, error) {
 
 const switchGoal = "at least 1.5 x"
 
-// switched adds a row for each number of two sides.
+// switched adds a row for each number of two sides, and tells what a third one, the
+// clients without a switch, is against the second.
 func (r *result) switched(what, unit string, x [][][]float64) {
 	for i, dir := range []string{"", ", back"}[:len(x[0])] {
 		r.rows = append(r.rows, row{
 			what: what + dir, unit: unit, wolffia: x[0][i], against: "vde_switch", other: x[1][i],
 			goal: switchGoal, met: ratioOf(x[0][i], x[1][i]) >= 1.5,
 		})
+		if len(x) > 2 {
+			r.notes = append(r.notes, fmt.Sprintf("%s: the two clients joined to each other, without any switch, have %s %s, %.2f times as much as with vde_switch",
+				what+dir, spread(x[2][i]), unit, ratioOf(x[2][i], x[1][i])))
+		}
 	}
 }
 
@@ -88,10 +95,17 @@ func stockSwitch(ctx context.Context, path string) *exec.Cmd {
 	return exec.CommandContext(ctx, "vde_switch", "-s", path, "-f", os.DevNull)
 }
 
+// noSwitch joins two clients to each other: what they send, the other one gets from
+// them, and no program is between. No switch that moves frame by frame is faster.
+func noSwitch(ctx context.Context, path string) *exec.Cmd {
+	return exec.CommandContext(ctx, "/proc/self/exe", roleJoin, path)
+}
+
 // Words by which this program starts itself, for what has to be a process of its
 // own.
 const (
 	roleSwitch  = "vde-switch"
+	roleJoin    = "vde-join"
 	roleSend    = "vde-send"
 	roleCount   = "vde-count"
 	roleOldHost = "old-host"
@@ -102,6 +116,8 @@ func role(ctx context.Context, args []string) error {
 	switch {
 	case len(args) == 2 && args[0] == roleSwitch:
 		return serveSwitch(ctx, args[1])
+	case len(args) == 2 && args[0] == roleJoin:
+		return joinClients(ctx, args[1])
 	case len(args) == 3 && args[0] == roleSend:
 		return sendFrames(ctx, args[1], args[2])
 	case len(args) == 3 && args[0] == roleCount:
@@ -113,7 +129,7 @@ func role(ctx context.Context, args []string) error {
 }
 
 func isRole(word string) bool {
-	return word == roleSwitch || word == roleSend || word == roleCount || word == roleOldHost
+	return word == roleSwitch || word == roleJoin || word == roleSend || word == roleCount || word == roleOldHost
 }
 
 // serveSwitch is wolffia's switch, until ctx or its input ends.
@@ -130,6 +146,69 @@ func serveSwitch(ctx context.Context, path string) error {
 	}
 	defer l.Close()
 	return untilEOF(ctx)
+}
+
+// joinClients answers the first two clients of a path as a vde_switch does, but each
+// with the other's socket instead of one of its own.
+func joinClients(ctx context.Context, path string) error {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	l, err := net.Listen("unix", filepath.Join(path, "ctl"))
+	if err != nil {
+		return err
+	}
+	var conns []net.Conn // open until the end, which the clients take for the switch's
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		conns, err = joinTwo(l, path)
+		ended <- err
+	}()
+	if err := untilEOF(ctx); err != nil {
+		return err
+	}
+	l.Close()
+	err = <-ended
+	for _, c := range conns {
+		c.Close()
+	}
+	if errors.Is(err, net.ErrClosed) {
+		err = nil // there were fewer than two
+	}
+	return err
+}
+
+func joinTwo(l net.Listener, path string) (conns []net.Conn, err error) {
+	// The request of VDE's protocol, version 3: twelve bytes, then the client's
+	// socket, a struct sockaddr_un.
+	const before, family, name = 12, 2, 108
+	for len(conns) < 2 {
+		c, err := l.Accept()
+		if err != nil {
+			return conns, err
+		}
+		request := make([]byte, before+family+name)
+		if _, err := io.ReadFull(c, request); err != nil {
+			c.Close() // somebody looked whether anybody answers
+			continue
+		}
+		conns = append(conns, c)
+		// A client that has an answer removes its socket's name: here is another one.
+		socket, _, _ := strings.Cut(string(request[before+family:]), "\x00")
+		if err := os.Link(socket, filepath.Join(path, strconv.Itoa(len(conns)))); err != nil {
+			return conns, err
+		}
+	}
+	for i, c := range conns {
+		answer := make([]byte, family+name)
+		binary.NativeEndian.PutUint16(answer, syscall.AF_UNIX)
+		copy(answer[family:], filepath.Join(path, strconv.Itoa(len(conns)-i)))
+		if _, err := c.Write(answer); err != nil {
+			return conns, err
+		}
+	}
+	return conns, nil
 }
 
 // untilEOF waits for the end of who started this program.
