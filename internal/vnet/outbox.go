@@ -11,10 +11,9 @@ import (
 // frames are dropped and counted. Frames with an [Offload] that the port can't
 // take are segmented on the way.
 //
-// A few frames that find the queue empty go to a port that is [Prompt] at once,
-// in the writer's goroutine: waking another one, and copying them, is more work
-// than sending them. Many at a time are queued, so that a sender that keeps one
-// processor busy with reading has another one send.
+// Frames that find the queue empty go to a port that is [Prompt] at once, in the
+// writer's goroutine, as many as the port has room for: waking another one, and
+// copying them, is more work than sending them.
 type Outbox struct {
 	port    Port
 	prompt  Prompt // nil if the port is not
@@ -56,7 +55,7 @@ func (o *Outbox) Write(frames []Frame) (dropped int) {
 	case o.ring == nil:
 		n, _ = o.port.WriteFrames(frames)
 		o.count(frames[:n])
-	case o.prompt != nil && len(frames) <= few && !(o.split && anyOffload(frames)) && o.ring.pass():
+	case o.prompt != nil && !(o.split && anyOffload(frames)) && o.ring.pass():
 		n = o.prompt.TryWriteFrames(frames)
 		o.count(frames[:n])
 		n += o.ring.rejoin(frames[n:])
@@ -85,10 +84,7 @@ func (o *Outbox) Close() {
 	o.wg.Wait()
 }
 
-const (
-	batchLen = 64
-	few      = 16 // frames that are sent past the queue
-)
+const batchLen = 64
 
 func (o *Outbox) run() {
 	var views [batchLen]Frame

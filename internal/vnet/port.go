@@ -1,5 +1,7 @@
 package vnet
 
+import "time"
+
 // MaxFrame is the longest frame any port carries, in bytes: an Ethernet header
 // with one 802.1Q tag and the longest IP packet, which a port with
 // segmentation offload may carry whole.
@@ -86,6 +88,19 @@ type Prompt interface {
 	// well where it can't tell, or where the port is closed. It is a call of
 	// WriteFrames otherwise: nobody makes both at the same time.
 	TryWriteFrames(frames []Frame) int
+}
+
+// Driven is a Port that can call whoever has its frames, from a goroutine that serves
+// many ports, instead of being read.
+type Driven interface {
+	// Drive has receive called with every batch of frames that comes, from now on,
+	// one call at a time, until the port is closed, by whichever side. Then ended is
+	// called, once, in a goroutine of its own. It says false, and does nothing, if the
+	// port can't. ReadFrames is not called before, nor after it has said true.
+	//
+	// The frames are the callee's during the call, as those of ReadFrames are. It does
+	// not wait, since other ports do; it gives how long the port shall not be read.
+	Drive(receive func(frames []Frame) (pause time.Duration), ended func()) bool
 }
 
 func offloads(p Port) bool {

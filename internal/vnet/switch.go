@@ -57,8 +57,8 @@ type PortStats struct {
 var ErrNoPort = errors.New("no such port")
 
 // Switch joins ports into one Ethernet segment. Each attached port has one
-// goroutine that reads it and at most one that writes to it; a port that is
-// plugged has none. Ports come and go while it runs. All methods may be called
+// goroutine that reads it, unless it is [Driven], and at most one that writes to it;
+// a port that is plugged has none. Ports come and go while it runs. All methods may be called
 // from any goroutine.
 type Switch struct {
 	age   int64 // seconds
@@ -122,7 +122,7 @@ func (s *Switch) Attach(port Port, o PortOptions) (PortID, error) {
 	if err == nil {
 		p.out = NewOutbox(port, o.Queue)
 		s.publish(p.slot, p)
-		go s.receive(p)
+		s.serve(p)
 	}
 	s.mu.Unlock()
 	if err != nil {
@@ -235,19 +235,36 @@ func (s *Switch) Stats() []PortStats {
 // processor's time from the receiver, too. The queue does not run empty in it.
 const overrunPause = time.Millisecond
 
-// receive moves what a port sends, until the port is closed.
-func (s *Switch) receive(p *swPort) {
-	frames := NewBatch(batchLen, MaxFrame)
-	patient := !direct(p.port) // what is in this process adapts by itself
-	for {
-		n, err := p.port.ReadFrames(frames)
-		if err != nil {
-			break
+// serve moves what a port sends, until the port is closed: in a goroutine of its
+// own, unless the port has one.
+func (s *Switch) serve(p *swPort) {
+	receive := func(frames []Frame) (pause time.Duration) {
+		if s.forward(p, frames) {
+			pause = overrunPause
 		}
-		if overrun := s.forward(p, frames[:n]); overrun && patient {
-			time.Sleep(overrunPause)
-		}
+		return pause
 	}
+	if d, ok := p.port.(Driven); ok && d.Drive(receive, func() { s.remove(p) }) {
+		return
+	}
+	go func() {
+		defer s.remove(p)
+		frames := NewBatch(batchLen, MaxFrame)
+		patient := !direct(p.port) // what is in this process adapts by itself
+		for {
+			n, err := p.port.ReadFrames(frames)
+			if err != nil {
+				return
+			}
+			if pause := receive(frames[:n]); patient {
+				time.Sleep(pause)
+			}
+		}
+	}()
+}
+
+// remove takes a port out that is at its end.
+func (s *Switch) remove(p *swPort) {
 	p.port.Close()
 	s.mu.Lock()
 	s.publish(p.slot, nil)

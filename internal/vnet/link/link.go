@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"time"
 
 	"wolffia/internal/vnet"
 )
@@ -40,7 +41,8 @@ type Link struct {
 	mu        sync.Mutex
 	up        bool
 	closed    bool
-	observers []*watcher // replaced, never changed
+	observers []*watcher                       // replaced, never changed
+	receive   func([]vnet.Frame) time.Duration // of a link that is driven, or nil
 }
 
 // New makes a link around a port, with its carrier up. It owns the port.
@@ -120,10 +122,13 @@ func (l *Link) SetImpairment(d Direction, i Impairment) error {
 	s := newShaper(h, l.newAlarm())
 	s.down = !l.up
 	s.change(i, d)
-	if h == &l.reads {
-		s.pump = func() { l.wg.Go(func() { l.pump(s) }) }
-	} else {
+	switch {
+	case h == &l.writes:
 		l.wg.Go(func() { l.deliver(s) })
+	case l.receive != nil:
+		l.wg.Go(func() { l.pass(s, l.receive) })
+	default:
+		s.pump = func() { l.wg.Go(func() { l.pump(s) }) }
 	}
 	h.shaper = s
 	l.publish(h)
@@ -252,6 +257,55 @@ func (l *Link) ReadFrames(bufs []vnet.Frame) (int, error) {
 		}
 		if l.arrived(bufs[:n]) {
 			return n, nil
+		}
+	}
+}
+
+// Drive implements [vnet.Driven], if the port does.
+func (l *Link) Drive(receive func([]vnet.Frame) time.Duration, ended func()) bool {
+	d, ok := l.port.(vnet.Driven)
+	if !ok {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ok = d.Drive(func(frames []vnet.Frame) (pause time.Duration) {
+		if l.arrived(frames) {
+			pause = receive(frames)
+		}
+		return pause
+	}, ended)
+	if !ok {
+		return false
+	}
+	l.receive = receive
+	if s := l.reads.shaper; s != nil && !l.closed { // nobody reads what would have to be pumped
+		s.mu.Lock()
+		s.pump = nil
+		s.mu.Unlock()
+		l.wg.Go(func() { l.pass(s, receive) })
+	}
+	return true
+}
+
+// pass hands on what comes out of the shaper of a link that is driven, until it is of
+// no use any more.
+func (l *Link) pass(s *shaper, receive func([]vnet.Frame) time.Duration) {
+	frames := vnet.NewBatch(batchLen/4, vnet.MaxFrame)
+	for {
+		n, err := l.readShaped(s, frames)
+		if err != nil {
+			return
+		}
+		if n > 0 {
+			time.Sleep(receive(frames[:n]))
+			continue
+		}
+		s.mu.Lock()
+		retired := s.retired
+		s.mu.Unlock()
+		if retired {
+			return
 		}
 	}
 }

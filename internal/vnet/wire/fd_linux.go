@@ -5,7 +5,7 @@ import (
 	"net"
 	"os"
 	"sync/atomic"
-	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -23,11 +23,9 @@ const socketBuffer = 4 << 20
 // FD is a port on one end of a unix socket pair whose datagrams are raw
 // frames. While the peer has no room, WriteFrames waits.
 type FD struct {
-	file     *os.File
-	conn     syscall.RawConn
+	sock     *sock
 	seq      bool // SOCK_SEQPACKET: an empty datagram is the end of the stream
 	rd, wr   mmsg
-	closed   atomic.Bool
 	oversize atomic.Uint64
 }
 
@@ -78,13 +76,10 @@ func NewFD(file *os.File) (*FD, error) {
 		return nil, fmt.Errorf("make a port of %s: %w", file.Name(), err)
 	}
 	growBuffers(fd)
-	// A file made of a non-blocking descriptor is served by Go's poller.
-	f := &FD{file: os.NewFile(uintptr(fd), file.Name()), seq: kind == unix.SOCK_SEQPACKET}
-	if f.conn, err = f.file.SyscallConn(); err != nil {
-		f.file.Close()
+	f := &FD{seq: kind == unix.SOCK_SEQPACKET}
+	if f.sock, err = newSock(fd); err != nil {
 		return nil, fmt.Errorf("make a port of %s: %w", file.Name(), err)
 	}
-	f.rd.try, f.wr.try, f.wr.once = f.rd.recv, f.wr.send, f.wr.sendNow
 	return f, nil
 }
 
@@ -128,34 +123,49 @@ func (f *FD) Oversize() uint64 { return f.oversize.Load() }
 // ReadFrames implements [vnet.Port].
 func (f *FD) ReadFrames(bufs []vnet.Frame) (int, error) {
 	for {
-		got := f.rd.prepare(bufs, true)
-		if err := f.rd.do(f.conn.Read); err != nil {
-			return 0, portError("read frames", err, f.closed.Load())
+		n, _, err := f.readNow(bufs)
+		if err == errAgain {
+			f.sock.await(unix.EPOLLIN)
+			continue
 		}
-		got = min(got, f.rd.done)
-		n := 0
-		for i := range got {
-			h := &f.rd.hdrs[i]
-			switch {
-			case h.Len == 0:
-				if f.seq && i == 0 {
-					return 0, fmt.Errorf("read frames: peer has gone: %w", net.ErrClosed)
-				}
-				continue
-			case h.Hdr.Flags&unix.MSG_TRUNC != 0:
-				f.oversize.Add(1)
-				continue
-			}
-			// What was dropped leaves a hole that the next frame fills.
-			data := bufs[i].Data[:h.Len]
-			bufs[i].Data, bufs[n].Data = bufs[n].Data, data
-			bufs[n].Offload = vnet.Offload{}
-			n++
-		}
-		if n > 0 {
-			return n, nil
+		if n > 0 || err != nil {
+			return n, err
 		}
 	}
+}
+
+// Drive implements [vnet.Driven].
+func (f *FD) Drive(receive func([]vnet.Frame) time.Duration, ended func()) bool {
+	f.sock.driveBy(f.readNow, receive, ended)
+	return true
+}
+
+// readNow reads what is there: errAgain if nothing is, and no frames where all were
+// dropped. The kernel knows of what is left.
+func (f *FD) readNow(bufs []vnet.Frame) (n int, more bool, err error) {
+	f.rd.prepare(bufs, true)
+	if err := f.rd.call(unix.SYS_RECVMMSG, f.sock); err != nil {
+		return 0, false, portError("read frames", err)
+	}
+	for i := range f.rd.done {
+		h := &f.rd.hdrs[i]
+		switch {
+		case h.Len == 0:
+			if f.seq && i == 0 {
+				return 0, false, fmt.Errorf("read frames: peer has gone: %w", net.ErrClosed)
+			}
+			continue
+		case h.Hdr.Flags&unix.MSG_TRUNC != 0:
+			f.oversize.Add(1)
+			continue
+		}
+		// What was dropped leaves a hole that the next frame fills.
+		data := bufs[i].Data[:h.Len]
+		bufs[i].Data, bufs[n].Data = bufs[n].Data, data
+		bufs[n].Offload = vnet.Offload{}
+		n++
+	}
+	return n, false, nil
 }
 
 // WriteFrames implements [vnet.Port].
@@ -163,26 +173,24 @@ func (f *FD) WriteFrames(frames []vnet.Frame) (int, error) {
 	sent := 0
 	for len(frames) > 0 {
 		f.wr.prepare(frames, false)
-		if err := f.wr.do(f.conn.Write); err != nil {
-			if err == unix.EMSGSIZE || err == unix.EINVAL {
-				frames = frames[1:] // longer than the socket can ever take
-				continue
-			}
-			return sent, portError("write frames", err, f.closed.Load())
+		switch err := f.wr.call(unix.SYS_SENDMMSG, f.sock); err {
+		case nil:
+			sent += f.wr.done
+			frames = frames[f.wr.done:]
+		case errAgain:
+			f.sock.await(unix.EPOLLOUT)
+		case unix.EMSGSIZE, unix.EINVAL:
+			frames = frames[1:] // longer than the socket can ever take
+		default:
+			return sent, portError("write frames", err)
 		}
-		sent += f.wr.done
-		frames = frames[f.wr.done:]
 	}
 	return sent, nil
 }
 
 // TryWriteFrames implements [vnet.Prompt].
 func (f *FD) TryWriteFrames(frames []vnet.Frame) int {
-	if f.wr.prepare(frames, false) == 0 {
-		return 0
-	}
-	f.wr.done = 0
-	if err := f.conn.Write(f.wr.once); err != nil {
+	if f.wr.prepare(frames, false) == 0 || f.wr.call(unix.SYS_SENDMMSG, f.sock) != nil {
 		return 0
 	}
 	return f.wr.done
@@ -190,18 +198,15 @@ func (f *FD) TryWriteFrames(frames []vnet.Frame) int {
 
 // Close implements [vnet.Port].
 func (f *FD) Close() error {
-	f.closed.Store(true)
-	_ = f.file.Close()
+	f.sock.close()
 	return nil
 }
 
-// portError makes what the kernel says about a lost peer, and whatever the
-// poller says once the port is closed, wrap net.ErrClosed.
-func portError(doing string, err error, closed bool) error {
-	if closed {
-		return fmt.Errorf("%s: %w", doing, net.ErrClosed)
-	}
+// portError makes what the kernel says about a lost peer wrap net.ErrClosed.
+func portError(doing string, err error) error {
 	switch err {
+	case errAgain:
+		return err
 	case unix.EPIPE, unix.ECONNRESET, unix.ECONNREFUSED, unix.ENOTCONN, unix.EBADFD:
 		return fmt.Errorf("%s: peer has gone (%v): %w", doing, err, net.ErrClosed)
 	}
@@ -215,16 +220,12 @@ type mmsgHdr struct {
 	_   [unsafe.Sizeof(uintptr(0)) - 4]byte
 }
 
-// mmsg is one direction's argument block. Its closures are made once, so that
-// moving frames allocates nothing.
+// mmsg is one direction's argument block.
 type mmsg struct {
 	hdrs  [maxBatch]mmsgHdr
 	iovs  [maxBatch]unix.Iovec
 	count int
 	done  int // by the last call
-	errno syscall.Errno
-	try   func(fd uintptr) bool
-	once  func(fd uintptr) bool // never has the poller asked
 }
 
 // prepare points the block at the frames: at their capacity to read into, at
@@ -245,39 +246,23 @@ func (m *mmsg) prepare(frames []vnet.Frame, read bool) int {
 	return m.count
 }
 
-func (m *mmsg) do(wait func(func(uintptr) bool) error) error {
-	m.done, m.errno = 0, 0
-	if err := wait(m.try); err != nil {
-		return err
+// call moves what can be moved without waiting, errAgain if that is nothing.
+func (m *mmsg) call(nr uintptr, s *sock) error {
+	if !s.enter() {
+		return net.ErrClosed
 	}
-	if m.errno != 0 {
-		return m.errno
-	}
-	return nil
-}
-
-func (m *mmsg) recv(fd uintptr) bool { return m.call(unix.SYS_RECVMMSG, fd) }
-func (m *mmsg) send(fd uintptr) bool { return m.call(unix.SYS_SENDMMSG, fd) }
-
-func (m *mmsg) sendNow(fd uintptr) bool {
-	m.send(fd)
-	return true
-}
-
-// call says whether the poller need not be asked.
-func (m *mmsg) call(nr, fd uintptr) bool {
+	defer s.leave()
 	for {
-		n, _, errno := unix.Syscall6(nr, fd, uintptr(unsafe.Pointer(&m.hdrs[0])), uintptr(m.count), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.Syscall6(nr, uintptr(s.fd), uintptr(unsafe.Pointer(&m.hdrs[0])), uintptr(m.count), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
 			m.done = int(n)
-			return true
+			return nil
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN, unix.ENOBUFS:
-			return false
+			return errAgain
 		}
-		m.errno = errno
-		return true
+		return errno
 	}
 }

@@ -493,6 +493,15 @@ func (p *plugged) TryWriteFrames(frames []vnet.Frame) int {
 	return 0
 }
 
+// Drive implements [vnet.Driven].
+func (p *plugged) Drive(receive func([]vnet.Frame) time.Duration, ended func()) bool {
+	d, ok := p.Port.(vnet.Driven)
+	return ok && d.Drive(receive, func() {
+		p.Close()
+		ended()
+	})
+}
+
 // Close implements [vnet.Port].
 func (p *plugged) Close() error {
 	p.once.Do(func() {

@@ -7,7 +7,7 @@ import (
 	"net"
 	"os"
 	"sync/atomic"
-	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -22,11 +22,9 @@ import (
 //
 // While the peer has no room, WriteFrames waits.
 type Stream struct {
-	file     *os.File
-	conn     syscall.RawConn
+	sock     *sock
 	wr       gather
 	rd       scatter
-	closed   atomic.Bool
 	oversize atomic.Uint64
 }
 
@@ -65,12 +63,10 @@ func NewStream(file *os.File) (*Stream, error) {
 		return nil, fmt.Errorf("make a port of %s: %w", file.Name(), err)
 	}
 	growBuffers(fd)
-	s := &Stream{file: os.NewFile(uintptr(fd), file.Name())}
-	if s.conn, err = s.file.SyscallConn(); err != nil {
-		s.file.Close()
+	s := &Stream{}
+	if s.sock, err = newSock(fd); err != nil {
 		return nil, fmt.Errorf("make a port of %s: %w", file.Name(), err)
 	}
-	s.wr.try, s.rd.try = s.wr.send, s.rd.recv
 	s.rd.buf = make([]byte, 2*(lengthLen+vnet.MaxFrame))
 	return s, nil
 }
@@ -82,18 +78,39 @@ func (s *Stream) Oversize() uint64 { return s.oversize.Load() }
 // ReadFrames implements [vnet.Port].
 func (s *Stream) ReadFrames(bufs []vnet.Frame) (int, error) {
 	for {
-		n, err := s.take(bufs)
+		n, _, err := s.readNow(bufs)
+		if err == errAgain {
+			s.sock.await(unix.EPOLLIN)
+			continue
+		}
 		if n > 0 || err != nil {
 			return n, err
 		}
-		s.rd.compact()
-		if err := s.rd.fill(s.conn.Read); err != nil {
-			return 0, portError("read frames", err, s.closed.Load())
-		}
-		if s.rd.got == 0 {
-			return 0, fmt.Errorf("read frames: peer has gone: %w", net.ErrClosed)
-		}
 	}
+}
+
+// Drive implements [vnet.Driven].
+func (s *Stream) Drive(receive func([]vnet.Frame) time.Duration, ended func()) bool {
+	s.sock.driveBy(s.readNow, receive, ended)
+	return true
+}
+
+// readNow gives whole frames that were read before, or reads once: errAgain if
+// nothing is there. It says whether more may have been read than it gave.
+func (s *Stream) readNow(bufs []vnet.Frame) (n int, more bool, err error) {
+	if n, err = s.take(bufs); n > 0 || err != nil {
+		return n, true, err
+	}
+	s.rd.compact()
+	got, err := s.rd.fill(s.sock)
+	if err != nil {
+		return 0, false, portError("read frames", err)
+	}
+	if got == 0 {
+		return 0, false, fmt.Errorf("read frames: peer has gone: %w", net.ErrClosed)
+	}
+	n, err = s.take(bufs)
+	return n, n > 0, err
 }
 
 // take hands out the whole frames that have been read.
@@ -135,13 +152,12 @@ func (s *Stream) WriteFrames(frames []vnet.Frame) (int, error) {
 		s.wr.prepare(batch)
 		// A frame begun has to be ended, or the peer loses the thread.
 		for s.wr.from < s.wr.count {
-			s.wr.errno = 0
-			err := s.conn.Write(s.wr.try)
-			if err == nil && s.wr.errno != 0 {
-				err = s.wr.errno
-			}
-			if err != nil {
-				return sent + s.wr.from/2, portError("write frames", err, s.closed.Load())
+			switch err := s.wr.send(s.sock); err {
+			case nil:
+			case errAgain:
+				s.sock.await(unix.EPOLLOUT)
+			default:
+				return sent + s.wr.from/2, portError("write frames", err)
 			}
 		}
 		sent += len(batch)
@@ -152,8 +168,7 @@ func (s *Stream) WriteFrames(frames []vnet.Frame) (int, error) {
 
 // Close implements [vnet.Port].
 func (s *Stream) Close() error {
-	s.closed.Store(true)
-	_ = s.file.Close()
+	s.sock.close()
 	return nil
 }
 
@@ -162,8 +177,6 @@ type gather struct {
 	lengths     [maxBatch][lengthLen]byte
 	iovs        [2 * maxBatch]unix.Iovec
 	from, count int // pieces: the first not yet written whole, and their number
-	errno       syscall.Errno
-	try         func(fd uintptr) bool
 }
 
 func (g *gather) prepare(frames []vnet.Frame) {
@@ -177,23 +190,26 @@ func (g *gather) prepare(frames []vnet.Frame) {
 	g.from, g.count = 0, 2*len(frames)
 }
 
-// send says whether the poller need not be asked.
-func (g *gather) send(fd uintptr) bool {
+// send writes once, errAgain if there is no room.
+func (g *gather) send(s *sock) error {
+	if !s.enter() {
+		return net.ErrClosed
+	}
+	defer s.leave()
 	for {
 		h := unix.Msghdr{Iov: &g.iovs[g.from]}
 		h.SetIovlen(g.count - g.from)
-		n, _, errno := unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&h)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		n, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&h)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		switch errno {
 		case 0:
 			g.advance(int(n))
-			return true
+			return nil
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN, unix.ENOBUFS:
-			return false
+			return errAgain
 		}
-		g.errno = errno
-		return true
+		return errno
 	}
 }
 
@@ -215,9 +231,6 @@ func (g *gather) advance(n int) {
 type scatter struct {
 	buf      []byte
 	from, to int
-	got      int
-	errno    syscall.Errno
-	try      func(fd uintptr) bool
 }
 
 // compact makes room for at least one whole frame behind what is left.
@@ -228,32 +241,24 @@ func (r *scatter) compact() {
 	}
 }
 
-func (r *scatter) fill(wait func(func(uintptr) bool) error) error {
-	r.got, r.errno = 0, 0
-	if err := wait(r.try); err != nil {
-		return err
+// fill reads once, and says how much: nothing at the end, errAgain if nothing is
+// there.
+func (r *scatter) fill(s *sock) (int, error) {
+	if !s.enter() {
+		return 0, net.ErrClosed
 	}
-	if r.errno != 0 {
-		return r.errno
-	}
-	return nil
-}
-
-// recv says whether the poller need not be asked.
-func (r *scatter) recv(fd uintptr) bool {
+	defer s.leave()
 	for {
-		n, err := unix.Read(int(fd), r.buf[r.to:])
+		n, err := unix.Read(s.fd, r.buf[r.to:])
 		switch err {
 		case nil:
-			r.got = n
 			r.to += n
-			return true
+			return n, nil
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN:
-			return false
+			return 0, errAgain
 		}
-		r.errno, _ = err.(syscall.Errno)
-		return true
+		return 0, err
 	}
 }

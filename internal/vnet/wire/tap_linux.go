@@ -3,9 +3,11 @@ package wire
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
 	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -25,12 +27,10 @@ type TapOptions struct {
 // Tap is a port on a Linux tap device: what the kernel sends out of the
 // interface is read, what is written the kernel receives.
 type Tap struct {
-	file     *os.File
+	sock     *sock
 	name     string
-	conn     syscall.RawConn
 	vnet     bool
 	rd, wr   tapIO
-	closed   atomic.Bool
 	oversize atomic.Uint64
 }
 
@@ -102,13 +102,12 @@ func NewTap(file *os.File, vnetHdr bool) (*Tap, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a port of %s: %w", file.Name(), err)
 	}
-	t := &Tap{file: os.NewFile(uintptr(fd), file.Name()), vnet: vnetHdr}
-	if t.conn, err = t.file.SyscallConn(); err != nil {
-		t.file.Close()
+	t := &Tap{vnet: vnetHdr}
+	if t.sock, err = newSock(fd); err != nil {
 		return nil, fmt.Errorf("make a port of %s: %w", file.Name(), err)
 	}
-	t.rd.init(t, t.rd.read)
-	t.wr.init(t, t.wr.write)
+	t.rd.init(t)
+	t.wr.init(t)
 	return t, nil
 }
 
@@ -124,29 +123,56 @@ func (t *Tap) Oversize() uint64 { return t.oversize.Load() }
 
 // ReadFrames implements [vnet.Port].
 func (t *Tap) ReadFrames(bufs []vnet.Frame) (int, error) {
-	t.rd.frames = bufs
-	n, err := t.rd.do(t.conn.Read)
-	if n > 0 {
-		return n, nil
+	for {
+		n, _, err := t.readNow(bufs)
+		if err == errAgain {
+			t.sock.await(unix.EPOLLIN)
+			continue
+		}
+		if n > 0 || err != nil {
+			return n, err
+		}
 	}
-	return 0, portError("read frames", err, t.closed.Load())
+}
+
+// Drive implements [vnet.Driven].
+func (t *Tap) Drive(receive func([]vnet.Frame) time.Duration, ended func()) bool {
+	t.sock.driveBy(t.readNow, receive, ended)
+	return true
+}
+
+// readNow reads what is there: errAgain if nothing is. The kernel knows of what is
+// left.
+func (t *Tap) readNow(bufs []vnet.Frame) (n int, more bool, err error) {
+	n, err = t.rd.read(bufs)
+	if n > 0 {
+		return n, false, nil // an error comes again
+	}
+	return 0, false, portError("read frames", err)
 }
 
 // WriteFrames implements [vnet.Port]. Frames are lost while the interface is
 // down.
 func (t *Tap) WriteFrames(frames []vnet.Frame) (int, error) {
-	t.wr.frames = frames
-	n, err := t.wr.do(t.conn.Write)
-	if err != nil {
-		return n, portError("write frames", err, t.closed.Load())
+	sent := 0
+	for {
+		n, took, err := t.wr.write(frames)
+		sent += n
+		frames = frames[took:]
+		switch err {
+		case nil:
+			return sent, nil
+		case errAgain:
+			t.sock.await(unix.EPOLLOUT)
+		default:
+			return sent, portError("write frames", err)
+		}
 	}
-	return n, nil
 }
 
 // Close implements [vnet.Port].
 func (t *Tap) Close() error {
-	t.closed.Store(true)
-	_ = t.file.Close()
+	t.sock.close()
 	return nil
 }
 
@@ -157,37 +183,23 @@ const vnetHdrLen = 10
 
 const vnetNeedsChecksum = 1 // VIRTIO_NET_HDR_F_NEEDS_CSUM
 
-// tapIO is one direction's state: a tap moves one frame with each system call,
-// so that a batch is a loop inside one wait of the poller.
+// tapIO is one direction's state: a tap moves one frame with each system call.
 type tapIO struct {
-	t      *Tap
-	frames []vnet.Frame
-	n      int
-	err    error
-	hdr    [vnetHdrLen]byte
-	over   [1]byte // gets a byte when a frame is longer than its buffer
-	iov    [3]unix.Iovec
-	try    func(fd uintptr) bool
+	t    *Tap
+	hdr  [vnetHdrLen]byte
+	over [1]byte // gets a byte when a frame is longer than its buffer
+	iov  [3]unix.Iovec
 }
 
-func (io *tapIO) init(t *Tap, try func(uintptr) bool) {
-	io.t, io.try = t, try
+func (io *tapIO) init(t *Tap) {
+	io.t = t
 	io.iov[0].Base = &io.hdr[0]
 	io.iov[0].SetLen(vnetHdrLen)
 	io.iov[2].Base = &io.over[0]
 }
 
-func (io *tapIO) do(wait func(func(uintptr) bool) error) (int, error) {
-	io.n, io.err = 0, nil
-	err := wait(io.try)
-	if err == nil {
-		err = io.err
-	}
-	return io.n, err
-}
-
 // rw moves one frame, with its virtio-net header if the tap has one.
-func (io *tapIO) rw(nr, fd uintptr, d []byte, over int) (int, syscall.Errno) {
+func (io *tapIO) rw(nr uintptr, d []byte, over int) (int, syscall.Errno) {
 	io.iov[2].SetLen(over)
 	io.iov[1].Base = unsafe.SliceData(d)
 	io.iov[1].SetLen(len(d))
@@ -196,7 +208,7 @@ func (io *tapIO) rw(nr, fd uintptr, d []byte, over int) (int, syscall.Errno) {
 		first, count, extra = &io.iov[0], 3, vnetHdrLen
 	}
 	for {
-		n, _, errno := unix.Syscall(nr, fd, uintptr(unsafe.Pointer(first)), count)
+		n, _, errno := unix.Syscall(nr, uintptr(io.t.sock.fd), uintptr(unsafe.Pointer(first)), count)
 		if errno == unix.EINTR {
 			continue
 		}
@@ -204,16 +216,19 @@ func (io *tapIO) rw(nr, fd uintptr, d []byte, over int) (int, syscall.Errno) {
 	}
 }
 
-func (io *tapIO) read(fd uintptr) bool {
-	for io.n < len(io.frames) {
-		f := &io.frames[io.n]
-		size, errno := io.rw(unix.SYS_READV, fd, f.Data[:cap(f.Data)], 1)
+func (io *tapIO) read(bufs []vnet.Frame) (n int, err error) {
+	if !io.t.sock.enter() {
+		return 0, net.ErrClosed
+	}
+	defer io.t.sock.leave()
+	for n < len(bufs) {
+		f := &bufs[n]
+		size, errno := io.rw(unix.SYS_READV, f.Data[:cap(f.Data)], 1)
 		if errno == unix.EAGAIN {
-			return io.n > 0
+			return n, errAgain
 		}
 		if errno != 0 {
-			io.err = errno
-			return true
+			return n, errno
 		}
 		if size < 0 || size > cap(f.Data) {
 			io.t.oversize.Add(1)
@@ -223,30 +238,33 @@ func (io *tapIO) read(fd uintptr) bool {
 		if io.t.vnet {
 			f.Offload = getVNetHdr(io.hdr[:])
 		}
-		io.n++
+		n++
 	}
-	return true
+	return n, nil
 }
 
-func (io *tapIO) write(fd uintptr) bool {
-	for len(io.frames) > 0 {
+// write says how many frames the tap has got, and how many were done with.
+func (io *tapIO) write(frames []vnet.Frame) (sent, took int, err error) {
+	if !io.t.sock.enter() {
+		return 0, 0, net.ErrClosed
+	}
+	defer io.t.sock.leave()
+	for ; took < len(frames); took++ {
 		if io.t.vnet {
-			putVNetHdr(io.hdr[:], io.frames[0].Offload)
+			putVNetHdr(io.hdr[:], frames[took].Offload)
 		}
-		_, errno := io.rw(unix.SYS_WRITEV, fd, io.frames[0].Data, 0)
+		_, errno := io.rw(unix.SYS_WRITEV, frames[took].Data, 0)
 		switch errno {
 		case unix.EAGAIN, unix.ENOBUFS:
-			return false
+			return sent, took, errAgain
 		case 0:
-			io.n++
+			sent++
 		case unix.EIO, unix.EINVAL, unix.EMSGSIZE: // down, or a frame it does not like
 		default:
-			io.err = errno
-			return true
+			return sent, took, errno
 		}
-		io.frames = io.frames[1:]
 	}
-	return true
+	return sent, took, nil
 }
 
 func getVNetHdr(b []byte) vnet.Offload {
