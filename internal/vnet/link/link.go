@@ -41,8 +41,10 @@ type Link struct {
 	mu        sync.Mutex
 	up        bool
 	closed    bool
-	observers []*watcher                       // replaced, never changed
-	receive   func([]vnet.Frame) time.Duration // of a link that is driven, or nil
+	observers []*watcher // replaced, never changed
+
+	receive func([]vnet.Frame) time.Duration // of a link that is driven, or nil
+	passing sync.WaitGroup                   // the goroutines of pass
 }
 
 // New makes a link around a port, with its carrier up. It owns the port.
@@ -126,7 +128,7 @@ func (l *Link) SetImpairment(d Direction, i Impairment) error {
 	case h == &l.writes:
 		l.wg.Go(func() { l.deliver(s) })
 	case l.receive != nil:
-		l.wg.Go(func() { l.pass(s, l.receive) })
+		l.hand(s)
 	default:
 		s.pump = func() { l.wg.Go(func() { l.pump(s) }) }
 	}
@@ -196,6 +198,7 @@ func (l *Link) Close() error {
 	l.mu.Unlock()
 	err := l.port.Close()
 	l.wg.Wait()
+	l.passing.Wait()
 	return err
 }
 
@@ -269,43 +272,56 @@ func (l *Link) Drive(receive func([]vnet.Frame) time.Duration, ended func()) boo
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.receive = receive
 	ok = d.Drive(func(frames []vnet.Frame) (pause time.Duration) {
 		if l.arrived(frames) {
 			pause = receive(frames)
 		}
 		return pause
-	}, ended)
+	}, func() {
+		l.undrive()
+		ended()
+	})
 	if !ok {
+		l.receive = nil
 		return false
 	}
-	l.receive = receive
-	if s := l.reads.shaper; s != nil && !l.closed { // nobody reads what would have to be pumped
-		s.mu.Lock()
-		s.pump = nil
-		s.mu.Unlock()
-		l.wg.Go(func() { l.pass(s, receive) })
+	if s := l.reads.shaper; s != nil {
+		s.unpump()
+		l.hand(s)
 	}
 	return true
 }
 
-// pass hands on what comes out of the shaper of a link that is driven, until it is of
-// no use any more.
+// undrive is called when nothing comes from the port any more: what is under way
+// still arrives.
+func (l *Link) undrive() {
+	l.mu.Lock()
+	l.receive = nil
+	if s := l.reads.shaper; s != nil {
+		s.end(net.ErrClosed)
+	}
+	l.mu.Unlock()
+	l.passing.Wait()
+}
+
+// hand has a goroutine hand on what comes out of the shaper of a link that is driven.
+// The caller holds mu.
+func (l *Link) hand(s *shaper) {
+	receive := l.receive
+	l.passing.Go(func() { l.pass(s, receive) })
+}
+
+// pass hands on what comes out of a shaper, until it is of no use any more.
 func (l *Link) pass(s *shaper, receive func([]vnet.Frame) time.Duration) {
 	frames := vnet.NewBatch(batchLen/4, vnet.MaxFrame)
 	for {
 		n, err := l.readShaped(s, frames)
-		if err != nil {
+		if err != nil || n == 0 && s.isRetired() {
 			return
 		}
 		if n > 0 {
 			time.Sleep(receive(frames[:n]))
-			continue
-		}
-		s.mu.Lock()
-		retired := s.retired
-		s.mu.Unlock()
-		if retired {
-			return
 		}
 	}
 }

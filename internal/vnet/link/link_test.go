@@ -129,12 +129,17 @@ type arrival struct {
 
 func (a arrival) number() uint32 { return binary.BigEndian.Uint32(a.data[14:]) }
 
-// inBubble runs a test with a rig in virtual time. All goroutines have ended
-// when it returns.
+// inBubble runs a test with a rig in virtual time, twice: its link is read, and it
+// is driven. All goroutines have ended when it returns.
 func inBubble(t *testing.T, o Options, f func(r *rig)) {
+	t.Run("read", func(t *testing.T) { inBubbleOf(t, o, func(p vnet.Port) vnet.Port { return p }, f) })
+	t.Run("driven", func(t *testing.T) { inBubbleOf(t, o, porttest.Driven, f) })
+}
+
+func inBubbleOf(t *testing.T, o Options, wrap func(vnet.Port) vnet.Port, f func(r *rig)) {
 	synctest.Test(t, func(t *testing.T) {
 		card, machine := vnet.Pipe(vnet.PipeOptions{Offloads: true, Queue: 16 << 20})
-		r := &rig{t: t, start: time.Now(), link: newLink(card, o, newTimerAlarm)}
+		r := &rig{t: t, start: time.Now(), link: newLink(wrap(card), o, newTimerAlarm)}
 		r.ends = map[Direction]vnet.Port{r.link.reads.dir: machine, r.link.writes.dir: r.link}
 		r.got = map[Direction]*inbox{
 			r.link.reads.dir: r.receive(r.link), r.link.writes.dir: r.receive(machine),
@@ -147,17 +152,29 @@ func inBubble(t *testing.T, o Options, f func(r *rig)) {
 
 func (r *rig) receive(p vnet.Port) *inbox {
 	in := &inbox{}
+	put := func(frames []vnet.Frame, err error) {
+		at := time.Since(r.start)
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		for _, f := range frames {
+			in.frames = append(in.frames, arrival{at, slices.Clone(f.Data), f.Offload})
+		}
+		in.err = err
+	}
+	if d, ok := p.(vnet.Driven); ok {
+		receive := func(frames []vnet.Frame) time.Duration {
+			put(frames, nil)
+			return 0
+		}
+		if d.Drive(receive, func() { put(nil, net.ErrClosed) }) {
+			return in
+		}
+	}
 	go func() {
 		bufs := vnet.NewBatch(batchLen, vnet.MaxFrame)
 		for {
 			n, err := p.ReadFrames(bufs)
-			at := time.Since(r.start)
-			in.mu.Lock()
-			for _, f := range bufs[:n] {
-				in.frames = append(in.frames, arrival{at, slices.Clone(f.Data), f.Offload})
-			}
-			in.err = err
-			in.mu.Unlock()
+			put(bufs[:n], err)
 			if err != nil {
 				return
 			}

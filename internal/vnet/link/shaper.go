@@ -388,3 +388,16 @@ func (s *shaper) retire() bool {
 	s.alarm.close()
 	return true
 }
+
+// unpump says that somebody else pushes.
+func (s *shaper) unpump() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pump = nil
+}
+
+func (s *shaper) isRetired() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.retired
+}

@@ -247,6 +247,188 @@ func RunPrompt(t *testing.T, pair Pair) {
 	}
 }
 
+// RunDriven checks a kind of port that is [vnet.Driven]; where noticed is set, it
+// notices that its peer is closed.
+func RunDriven(t *testing.T, pair Pair, noticed bool) {
+	t.Run("order and bytes", func(t *testing.T) { testDrivenOrder(t, pair) })
+	t.Run("pause", func(t *testing.T) { testDrivenPause(t, pair) })
+	t.Run("close", func(t *testing.T) { testDrivenClose(t, pair) })
+	t.Run("closed before", func(t *testing.T) {
+		a, _ := open(t, pair)
+		a.Close()
+		newDriven(t, a, 0).wait()
+	})
+	if noticed {
+		t.Run("peer is closed", func(t *testing.T) {
+			a, b := open(t, pair)
+			d := newDriven(t, a, 0)
+			if _, err := b.WriteFrames(frames(Frame(7, 100))); err != nil {
+				t.Fatal(err)
+			}
+			if got := d.next(); binary.BigEndian.Uint32(got[14:]) != 7 {
+				t.Errorf("what was sent came as %x", got)
+			}
+			b.Close()
+			d.wait()
+		})
+	}
+}
+
+// drivenPort is a port that was told to hand on its frames.
+type drivenPort struct {
+	t     *testing.T
+	got   chan []byte
+	at    chan time.Time // when they came
+	ended chan struct{}
+}
+
+func newDriven(t *testing.T, p vnet.Port, pause time.Duration) *drivenPort {
+	t.Helper()
+	d := &drivenPort{t: t, got: make(chan []byte, 10_000), at: make(chan time.Time, 10_000), ended: make(chan struct{})}
+	ok := p.(vnet.Driven).Drive(func(frames []vnet.Frame) time.Duration {
+		select {
+		case <-d.ended:
+			t.Error("frames are received after the end")
+		default:
+		}
+		for _, f := range frames {
+			if len(f.Data) >= 18 && binary.BigEndian.Uint16(f.Data[12:]) == EtherType {
+				d.got <- bytes.Clone(f.Data)
+				d.at <- time.Now()
+			}
+		}
+		return pause
+	}, func() { close(d.ended) })
+	if !ok {
+		t.Fatalf("%T is not driven", p)
+	}
+	return d
+}
+
+// wait waits for the port's end.
+func (d *drivenPort) wait() {
+	d.t.Helper()
+	select {
+	case <-d.ended:
+	case <-time.After(10 * time.Second):
+		d.t.Fatal("nobody is told of the port's end")
+	}
+}
+
+func (d *drivenPort) next() []byte {
+	d.t.Helper()
+	select {
+	case f := <-d.got:
+		return f
+	case <-time.After(10 * time.Second):
+		d.t.Fatal("no frame comes")
+		return nil
+	}
+}
+
+func testDrivenOrder(t *testing.T, pair Pair) {
+	a, b := open(t, pair)
+	d := newDriven(t, a, 0)
+	for round := range uint32(200) {
+		var sent [][]byte
+		for i := range uint32(10) {
+			sent = append(sent, Frame(round*10+i, 60+int(round*31+i*7)%1455))
+		}
+		if n, err := b.WriteFrames(frames(sent...)); err != nil || n != len(sent) {
+			t.Fatalf("wrote %d of %d: %v", n, len(sent), err)
+		}
+		for i, want := range sent {
+			if got := d.next(); !bytes.Equal(got, want) {
+				t.Fatalf("round %d frame %d: got %d bytes, want %d", round, i, len(got), len(want))
+			}
+		}
+		// The other way is as it was.
+		if n, err := a.WriteFrames(frames(sent[0])); err != nil || n != 1 {
+			t.Fatalf("wrote %d: %v", n, err)
+		}
+	}
+}
+
+func testDrivenPause(t *testing.T, pair Pair) {
+	a, b := open(t, pair)
+	const pause = 20 * time.Millisecond
+	d := newDriven(t, a, pause)
+	var last time.Time
+	for i := range uint32(5) {
+		if _, err := b.WriteFrames(frames(Frame(i, 60))); err != nil {
+			t.Fatal(err)
+		}
+		if got := binary.BigEndian.Uint32(d.next()[14:]); got != i {
+			t.Fatalf("got frame %d, want %d", got, i)
+		}
+		at := <-d.at
+		if gap := at.Sub(last); gap < pause {
+			t.Errorf("frame %d came %v after the one before, in its pause", i, gap)
+		}
+		last = at
+	}
+}
+
+// testDrivenClose closes a port while frames come.
+func testDrivenClose(t *testing.T, pair Pair) {
+	a, b := open(t, pair)
+	d := newDriven(t, a, 0)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := uint32(0); ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := b.WriteFrames(frames(Frame(i, 60))); err != nil {
+				return
+			}
+			<-d.got
+			<-d.at
+		}
+	}()
+	time.Sleep(5 * time.Millisecond)
+	a.Close()
+	d.wait()
+	close(stop)
+	close(d.got) // whoever receives now panics
+	close(d.at)
+	b.Close()
+	<-stopped
+}
+
+// Driven makes a port one that is [vnet.Driven].
+func Driven(p vnet.Port) vnet.Port { return &driven{p} }
+
+type driven struct{ vnet.Port }
+
+func (d *driven) Offloads() bool {
+	o, ok := d.Port.(vnet.Offloader)
+	return ok && o.Offloads()
+}
+
+func (d *driven) Direct() bool {
+	o, ok := d.Port.(vnet.Direct)
+	return ok && o.Direct()
+}
+
+func (d *driven) Drive(receive func([]vnet.Frame) time.Duration, ended func()) bool {
+	go func() {
+		defer ended()
+		bufs := vnet.NewBatch(64, vnet.MaxFrame)
+		for {
+			n, err := d.ReadFrames(bufs)
+			if err != nil {
+				return
+			}
+			time.Sleep(receive(bufs[:n]))
+		}
+	}()
+	return true
+}
+
 func testAllocs(t *testing.T, pair Pair) {
 	a, b := open(t, pair)
 	fs := frames(Frame(1, 1514), Frame(2, 1514), Frame(3, 1514), Frame(4, 1514))

@@ -360,6 +360,13 @@ func TestVDEPort(t *testing.T) {
 		return v, g.next(t).port
 	}
 	porttest.Run(t, pair)
+	t.Run("driven", func(t *testing.T) { porttest.RunDriven(t, pair, true) })
+	t.Run("driven, their side", func(t *testing.T) {
+		porttest.RunDriven(t, func(t *testing.T) (a, b vnet.Port) {
+			b, a = pair(t)
+			return a, b
+		}, true)
+	})
 	t.Run("prompt", func(t *testing.T) { porttest.RunPrompt(t, pair) })
 	t.Run("prompt, our side", func(t *testing.T) {
 		porttest.RunPrompt(t, func(t *testing.T) (a, b vnet.Port) {

@@ -35,12 +35,13 @@ func TestFD(t *testing.T) {
 			}
 			porttest.Run(t, pair)
 			t.Run("prompt", func(t *testing.T) { porttest.RunPrompt(t, pair) })
+			t.Run("driven", func(t *testing.T) { porttest.RunDriven(t, pair, kind == wire.Seqpacket) })
 		})
 	}
 }
 
 func TestStream(t *testing.T) {
-	porttest.Run(t, func(t *testing.T) (a, b vnet.Port) {
+	pair := func(t *testing.T) (a, b vnet.Port) {
 		port, guest, err := wire.StreamPair()
 		if err != nil {
 			t.Fatal(err)
@@ -50,7 +51,9 @@ func TestStream(t *testing.T) {
 			t.Fatal(err)
 		}
 		return port, other
-	})
+	}
+	porttest.Run(t, pair)
+	t.Run("driven", func(t *testing.T) { porttest.RunDriven(t, pair, true) })
 }
 
 // TestStreamFraming writes the stream by hand, as QEMU may: in pieces, with
@@ -157,7 +160,7 @@ func TestTap(t *testing.T) {
 	for i, vnetHdr := range []bool{false, true} {
 		t.Run(fmt.Sprintf("vnet header %v", vnetHdr), func(t *testing.T) {
 			n := 0
-			porttest.Run(t, func(t *testing.T) (a, b vnet.Port) {
+			pair := func(t *testing.T) (a, b vnet.Port) {
 				n++
 				br := fmt.Sprintf("br%d.%d", i, n)
 				ip(t, "link add "+br+" type bridge stp_state 0 forward_delay 0 mcast_snooping 0")
@@ -173,7 +176,9 @@ func TestTap(t *testing.T) {
 				}
 				ip(t, "link set "+br+" up")
 				return ports[0], ports[1]
-			})
+			}
+			porttest.Run(t, pair)
+			t.Run("driven", func(t *testing.T) { porttest.RunDriven(t, pair, false) })
 		})
 	}
 }
