@@ -19,6 +19,9 @@
 // segments in software (see [Segmenter]), so a sender that can make large
 // frames profits whatever the receiver is.
 //
+// A port that is [Driven], as those of package wire are, has its frames forwarded in a
+// goroutine that serves many ports; others have a goroutine each.
+//
 // What plugs a machine in is in package wire below, the cable that can be cut and
 // made worse in package link; the router to the host is
 // package gateway. Deliberately absent: spanning tree, link aggregation, IGMP

@@ -27,6 +27,10 @@
 //	port, err := wire.DialVDE(ctx, "/run/vde.ctl", wire.VDEOptions{})
 //	port, err := wire.DialStream(ctx, "/tmp/qemu.sock")
 //
+// One thread for each two processors waits for all of these, with an epoll instance
+// instead of Go's poller, and forwards what comes to those that a switch has attached;
+// it ends with the last port.
+//
 // Subset: SOCK_DGRAM and SOCK_SEQPACKET unix sockets with one raw frame in each
 // datagram (User-Mode Linux's vector transports fd and bess, QEMU's -netdev
 // dgram), moved with recvmmsg and sendmmsg; SOCK_STREAM unix sockets with the
