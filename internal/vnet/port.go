@@ -94,8 +94,8 @@ type Prompt interface {
 // many ports, instead of being read.
 type Driven interface {
 	// Drive has receive called with every batch of frames that comes, from now on,
-	// one call at a time, until the port is closed, by whichever side. Then ended is
-	// called, once, in a goroutine of its own. It says false, and does nothing, if the
+	// one call at a time. When the port is closed, by whichever side, ended is called,
+	// once, in a goroutine of its own, and receive no more. It says false, and does nothing, if the
 	// port can't. ReadFrames is not called before, nor after it has said true.
 	//
 	// The frames are the callee's during the call, as those of ReadFrames are. It does

@@ -286,7 +286,7 @@ func (l *Link) Drive(receive func([]vnet.Frame) time.Duration, ended func()) boo
 		l.receive = nil
 		return false
 	}
-	if s := l.reads.shaper; s != nil {
+	if s := l.reads.shaper; s != nil && !l.closed {
 		s.unpump()
 		l.hand(s)
 	}

@@ -367,6 +367,19 @@ func testDrivenPause(t *testing.T, pair Pair) {
 		}
 		last = at
 	}
+	// Many at once all come, though nothing comes after them.
+	var many [][]byte
+	for i := range uint32(200) {
+		many = append(many, Frame(i, 60))
+	}
+	if n, err := b.WriteFrames(frames(many...)); err != nil || n != len(many) {
+		t.Fatalf("wrote %d of %d: %v", n, len(many), err)
+	}
+	for i := range uint32(200) {
+		if got := binary.BigEndian.Uint32(d.next()[14:]); got != i {
+			t.Fatalf("got frame %d of many, want %d", got, i)
+		}
+	}
 }
 
 // testDrivenClose closes a port while frames come.

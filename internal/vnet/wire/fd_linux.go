@@ -179,6 +179,8 @@ func (f *FD) WriteFrames(frames []vnet.Frame) (int, error) {
 			frames = frames[f.wr.done:]
 		case errAgain:
 			f.sock.await(unix.EPOLLOUT)
+		case unix.ENOBUFS:
+			waitMemory()
 		case unix.EMSGSIZE, unix.EINVAL:
 			frames = frames[1:] // longer than the socket can ever take
 		default:
@@ -260,7 +262,7 @@ func (m *mmsg) call(nr uintptr, s *sock) error {
 			return nil
 		case unix.EINTR:
 			continue
-		case unix.EAGAIN, unix.ENOBUFS:
+		case unix.EAGAIN:
 			return errAgain
 		}
 		return errno

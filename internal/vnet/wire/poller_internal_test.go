@@ -84,3 +84,58 @@ func TestPollerEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestPollerIsFair: a port whose peer never stops does not keep others waiting.
+func TestPollerIsFair(t *testing.T) {
+	pair := func() (near, far *Stream) {
+		near, guest, err := StreamPair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { near.Close() })
+		if far, err = NewStream(guest); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { far.Close() })
+		return near, far
+	}
+	none := func() {}
+	loud, louder := pair()
+	loud.Drive(func([]vnet.Frame) time.Duration {
+		for end := time.Now().Add(100 * time.Microsecond); time.Now().Before(end); {
+		}
+		return 0
+	}, none)
+	var flood sync.WaitGroup
+	flood.Go(func() {
+		batch := make([]vnet.Frame, 64)
+		for i := range batch {
+			batch[i].Data = make([]byte, 60)
+		}
+		for {
+			if _, err := louder.WriteFrames(batch); err != nil {
+				return
+			}
+		}
+	})
+	quiet, quieter := pair()
+	came := make(chan struct{}, 1)
+	quiet.Drive(func([]vnet.Frame) time.Duration {
+		came <- struct{}{}
+		return 0
+	}, none)
+	time.Sleep(50 * time.Millisecond) // the flood is under way
+	for i := range 5 {
+		if _, err := quieter.WriteFrames([]vnet.Frame{{Data: make([]byte, 60)}}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-came:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("frame %d waits for the end of another port's flood", i)
+		}
+	}
+	loud.Close()
+	louder.Close()
+	flood.Wait()
+}

@@ -43,11 +43,13 @@ func joinPoller(s *sock) error {
 	defer pollers.mu.Unlock()
 	if len(pollers.all) < maxPollers() {
 		p, err := newPoller()
-		if err != nil {
+		switch {
+		case err == nil:
+			pollers.all = append(pollers.all, p)
+			go p.run()
+		case len(pollers.all) == 0:
 			return err
 		}
-		pollers.all = append(pollers.all, p)
-		go p.run()
 	}
 	p := slices.MinFunc(pollers.all, func(a, b *poller) int { return a.len() - b.len() })
 	err := p.add(s)
@@ -288,14 +290,16 @@ func (s *sock) driveBy(read func([]vnet.Frame) (int, bool, error), receive func(
 	s.change(s.want | unix.EPOLLIN)
 }
 
-// move reads what there is, but no more than the kernel gives at once: others wait.
+// move reads once, and what came with that: others wait, too. A pause begins behind
+// it, since the kernel would not tell of what was read already.
 func (d *drive) move(bufs []vnet.Frame) {
 	d.moving.Lock()
 	defer d.moving.Unlock()
-	for !d.gone {
-		n, more, err := d.read(bufs)
+	var pause time.Duration
+	for more := true; more && !d.gone; {
+		n, rest, err := d.read(bufs)
 		if err == errAgain {
-			return
+			break
 		}
 		if err != nil {
 			d.pausing(true) // for ever: nobody reads any more
@@ -303,15 +307,13 @@ func (d *drive) move(bufs []vnet.Frame) {
 			return
 		}
 		if n > 0 {
-			if pause := d.receive(bufs[:n]); pause > 0 {
-				d.pausing(true)
-				d.timer.Reset(pause)
-				return
-			}
+			pause = max(pause, d.receive(bufs[:n]))
 		}
-		if !more {
-			return
-		}
+		more = rest
+	}
+	if pause > 0 {
+		d.pausing(true)
+		d.timer.Reset(pause)
 	}
 }
 
@@ -365,3 +367,7 @@ func (s *sock) close() {
 
 // errAgain is what reading or writing gives that would have to wait.
 var errAgain = errors.New("not now")
+
+// waitMemory waits where the kernel has no memory for a frame, of which no event
+// tells the end.
+func waitMemory() { time.Sleep(time.Millisecond) }

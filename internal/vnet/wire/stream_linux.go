@@ -96,10 +96,10 @@ func (s *Stream) Drive(receive func([]vnet.Frame) time.Duration, ended func()) b
 }
 
 // readNow gives whole frames that were read before, or reads once: errAgain if
-// nothing is there. It says whether more may have been read than it gave.
+// nothing is there. It says whether more was read than it gave.
 func (s *Stream) readNow(bufs []vnet.Frame) (n int, more bool, err error) {
 	if n, err = s.take(bufs); n > 0 || err != nil {
-		return n, true, err
+		return n, s.rd.whole(), err
 	}
 	s.rd.compact()
 	got, err := s.rd.fill(s.sock)
@@ -110,7 +110,7 @@ func (s *Stream) readNow(bufs []vnet.Frame) (n int, more bool, err error) {
 		return 0, false, fmt.Errorf("read frames: peer has gone: %w", net.ErrClosed)
 	}
 	n, err = s.take(bufs)
-	return n, n > 0, err
+	return n, s.rd.whole(), err
 }
 
 // take hands out the whole frames that have been read.
@@ -156,6 +156,8 @@ func (s *Stream) WriteFrames(frames []vnet.Frame) (int, error) {
 			case nil:
 			case errAgain:
 				s.sock.await(unix.EPOLLOUT)
+			case unix.ENOBUFS:
+				waitMemory()
 			default:
 				return sent + s.wr.from/2, portError("write frames", err)
 			}
@@ -206,7 +208,7 @@ func (g *gather) send(s *sock) error {
 			return nil
 		case unix.EINTR:
 			continue
-		case unix.EAGAIN, unix.ENOBUFS:
+		case unix.EAGAIN:
 			return errAgain
 		}
 		return errno
@@ -233,6 +235,17 @@ type scatter struct {
 	from, to int
 }
 
+// whole says whether a whole frame was read that is not handed out, or a length that
+// no frame has.
+func (r *scatter) whole() bool {
+	rest := r.buf[r.from:r.to]
+	if len(rest) < lengthLen {
+		return false
+	}
+	size := int(binary.BigEndian.Uint32(rest))
+	return size == 0 || size > vnet.MaxFrame || len(rest) >= lengthLen+size
+}
+
 // compact makes room for at least one whole frame behind what is left.
 func (r *scatter) compact() {
 	if r.from > 0 {
@@ -249,16 +262,17 @@ func (r *scatter) fill(s *sock) (int, error) {
 	}
 	defer s.leave()
 	for {
-		n, err := unix.Read(s.fd, r.buf[r.to:])
-		switch err {
-		case nil:
-			r.to += n
-			return n, nil
+		room := r.buf[r.to:]
+		n, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(room))), uintptr(len(room)), unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			r.to += int(n)
+			return int(n), nil
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN:
 			return 0, errAgain
 		}
-		return 0, err
+		return 0, errno
 	}
 }

@@ -164,6 +164,8 @@ func (t *Tap) WriteFrames(frames []vnet.Frame) (int, error) {
 			return sent, nil
 		case errAgain:
 			t.sock.await(unix.EPOLLOUT)
+		case unix.ENOBUFS:
+			waitMemory()
 		default:
 			return sent, portError("write frames", err)
 		}
@@ -255,7 +257,7 @@ func (io *tapIO) write(frames []vnet.Frame) (sent, took int, err error) {
 		}
 		_, errno := io.rw(unix.SYS_WRITEV, frames[took].Data, 0)
 		switch errno {
-		case unix.EAGAIN, unix.ENOBUFS:
+		case unix.EAGAIN:
 			return sent, took, errAgain
 		case 0:
 			sent++
