@@ -122,16 +122,7 @@ func (f *FD) Oversize() uint64 { return f.oversize.Load() }
 
 // ReadFrames implements [vnet.Port].
 func (f *FD) ReadFrames(bufs []vnet.Frame) (int, error) {
-	for {
-		n, _, err := f.readNow(bufs)
-		if err == errAgain {
-			f.sock.await(unix.EPOLLIN)
-			continue
-		}
-		if n > 0 || err != nil {
-			return n, err
-		}
-	}
+	return f.sock.readBy(f.readNow, bufs)
 }
 
 // Drive implements [vnet.Driven].

@@ -240,6 +240,20 @@ func (s *sock) await(what uint32) {
 	<-token
 }
 
+// readBy reads frames by a function that does not wait, when there are some.
+func (s *sock) readBy(read func([]vnet.Frame) (int, bool, error), bufs []vnet.Frame) (int, error) {
+	for {
+		n, _, err := read(bufs)
+		if err == errAgain {
+			s.await(unix.EPOLLIN)
+			continue
+		}
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
+}
+
 func wake(token chan struct{}) {
 	select {
 	case token <- struct{}{}:

@@ -77,16 +77,7 @@ func (s *Stream) Oversize() uint64 { return s.oversize.Load() }
 
 // ReadFrames implements [vnet.Port].
 func (s *Stream) ReadFrames(bufs []vnet.Frame) (int, error) {
-	for {
-		n, _, err := s.readNow(bufs)
-		if err == errAgain {
-			s.sock.await(unix.EPOLLIN)
-			continue
-		}
-		if n > 0 || err != nil {
-			return n, err
-		}
-	}
+	return s.sock.readBy(s.readNow, bufs)
 }
 
 // Drive implements [vnet.Driven].

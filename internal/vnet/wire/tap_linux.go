@@ -123,16 +123,7 @@ func (t *Tap) Oversize() uint64 { return t.oversize.Load() }
 
 // ReadFrames implements [vnet.Port].
 func (t *Tap) ReadFrames(bufs []vnet.Frame) (int, error) {
-	for {
-		n, _, err := t.readNow(bufs)
-		if err == errAgain {
-			t.sock.await(unix.EPOLLIN)
-			continue
-		}
-		if n > 0 || err != nil {
-			return n, err
-		}
-	}
+	return t.sock.readBy(t.readNow, bufs)
 }
 
 // Drive implements [vnet.Driven].
