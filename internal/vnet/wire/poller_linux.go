@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -125,30 +126,106 @@ func (p *poller) sock(key int32) *sock {
 // the 10 ms after which the runtime takes it away, by a signal, and wakes its monitor.
 const yieldTime = 5 * time.Millisecond
 
+// When there is much to do, the poller waits in a system call of its own; a thread of
+// Go's that does so for long wakes the runtime's monitor, many times, which is more
+// than what a few frames take. So it waits by Go's poller until there were busyEvents
+// within busyTime, and does so again when nothing comes for that long.
+const (
+	busyTime   = 5 * time.Millisecond
+	busyEvents = 16
+)
+
 func (p *poller) run() {
 	defer unix.Close(p.epoll)
 	defer unix.Close(p.quit)
-	var events [64]unix.EpollEvent
 	bufs := vnet.NewBatch(maxBatch, vnet.MaxFrame)
+	for p.calm(bufs) && p.busy(bufs) {
+	}
+}
+
+// calm moves few frames, until there are many. It says false at the end.
+func (p *poller) calm(bufs []vnet.Frame) bool {
+	// A file made of a non-blocking descriptor is served by Go's poller, as long as it
+	// is open.
+	fd, err := unix.FcntlInt(uintptr(p.epoll), unix.F_DUPFD_CLOEXEC, 3)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		return true // no descriptor is left: it works without
+	}
+	file := os.NewFile(uintptr(fd), "poller")
+	defer file.Close()
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var events [64]unix.EpollEvent
+	n, began, count := 0, time.Now(), 0
+	look := func(uintptr) bool {
+		n = p.wait(events[:], 0)
+		return n > 0
+	}
+	for {
+		if err := conn.Read(look); err != nil {
+			return true // Go's poller does not serve it
+		}
+		if !p.dispatch(events[:n], bufs) {
+			return false
+		}
+		if now := time.Now(); now.Sub(began) > busyTime {
+			began, count = now, 0
+		}
+		if count++; count > busyEvents {
+			return true
+		}
+	}
+}
+
+// busy moves many frames, until there are none. It says false at the end.
+func (p *poller) busy(bufs []vnet.Frame) bool {
+	var events [64]unix.EpollEvent
 	yielded := time.Now()
 	for {
-		n, err := unix.EpollWait(p.epoll, events[:], -1)
-		if err != nil && err != unix.EINTR {
-			panic("wait for sockets: " + err.Error()) // a descriptor that is no epoll instance
+		n := p.wait(events[:], int(busyTime/time.Millisecond))
+		if n == 0 {
+			return true
 		}
-		for _, e := range events[:max(n, 0)] {
-			if e.Fd == quitKey {
-				return
-			}
-			if s := p.sock(e.Fd); s != nil {
-				s.ready(e.Events, bufs)
-			}
+		if !p.dispatch(events[:n], bufs) {
+			return false
 		}
 		if now := time.Now(); now.Sub(yielded) > yieldTime {
 			yielded = now
 			runtime.Gosched()
 		}
 	}
+}
+
+// wait gives how many events there are, after so many milliseconds at most.
+func (p *poller) wait(events []unix.EpollEvent, timeout int) int {
+	for {
+		n, err := unix.EpollWait(p.epoll, events, timeout)
+		switch err {
+		case nil:
+			return n
+		case unix.EINTR:
+		default:
+			panic("wait for sockets: " + err.Error()) // a descriptor that is no epoll instance
+		}
+	}
+}
+
+// dispatch says false if the poller is to end.
+func (p *poller) dispatch(events []unix.EpollEvent, bufs []vnet.Frame) bool {
+	for _, e := range events {
+		if e.Fd == quitKey {
+			return false
+		}
+		if s := p.sock(e.Fd); s != nil {
+			s.ready(e.Events, bufs)
+		}
+	}
+	return true
 }
 
 // sock is a non-blocking socket that a poller waits for.
